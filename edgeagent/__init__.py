@@ -1,0 +1,1 @@
+"""A tool-calling agent that lives on your own machine."""

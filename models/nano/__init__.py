@@ -1,0 +1,1 @@
+"""The embedded model: data, tokenizer, training and export, each a runnable module."""
