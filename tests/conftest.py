@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-"""Data sets beside the checkout that are never committed; tests that need them skip without them."""
+"""Data sets beside the checkout, never committed; tests that need them skip without them."""
 
 
 @pytest.fixture(autouse=True)
