@@ -1,0 +1,169 @@
+"""A model's manifest: where it comes from, how to talk to it, which builds there are.
+
+One TOML file per model under `models/`; the file name is the model's name. Knows nothing of
+downloading or of running a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgeagent.errors import ConfigError
+
+SHA256 = r"^[0-9a-f]{64}$"
+PLACEHOLDER = "{task_description}"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+
+
+class Origin(_Table):
+    """The repository that a model was published in."""
+
+    repo: str
+    """Hugging Face repository, `owner/name`."""
+    revision: str
+    """Commit that the hashes below were taken from."""
+
+
+class Dialect(_Table):
+    """What a model's card asks for beyond its chat template."""
+
+    system: str = PLACEHOLDER
+    """Wrapper around a scenario's policy, with the one placeholder `{task_description}`."""
+    tool_results: Literal["tool", "user"] = "tool"
+    """Role that carries a tool's result in the message list."""
+    thinking: bool = False
+    calls: Literal["one", "parallel", "parallel_or_text"] = "one"
+    """How many calls one step may make, and whether plain words are allowed instead."""
+
+    @field_validator("system")
+    @classmethod
+    def _has_one_placeholder(cls, system: str) -> str:
+        if system.count(PLACEHOLDER) != 1:
+            raise ValueError(f"the wrapper needs the placeholder {PLACEHOLDER} exactly once")
+        return system
+
+
+class Build(_Table):
+    """One GGUF file of the model."""
+
+    file: str
+    """Name in the repository, or path under `models/` for a build that ships with the package."""
+    quant: str
+    """Short name of the weight types, for instance `Q4_K_M`; `-m name:QUANT` chooses by it."""
+    size_bytes: Annotated[int, Field(gt=0)]
+    sha256: Annotated[str, Field(pattern=SHA256)]
+
+
+class Measured(_Table):
+    """One number that was measured, and how to measure it again."""
+
+    build: str
+    """The `quant` of the build."""
+    suite: str
+    metric: str
+    value: float
+    low: float | None = None
+    """Lower end of the 95 % interval; None where an interval makes no sense (bytes)."""
+    high: float | None = None
+    n: int | None = None
+    """Items that the number stands on."""
+    command: str
+    """The command that prints it."""
+
+
+class Manifest(_Table):
+    """Everything that is known of a model without opening its file."""
+
+    name: str
+    title: str
+    licence: str
+    """SPDX expression, or `unknown`."""
+    origin: Origin | None = None
+    """None for a model that ships with the package and for a loose file."""
+    attribution: str = ""
+    """What the licences of model and training data ask to be named."""
+    n_ctx: Annotated[int, Field(ge=256)]
+    """Context in tokens that is opened unless the person sets `model.n_ctx`."""
+    dialect: Dialect = Dialect()
+    builds: tuple[Build, ...] = ()
+    default_build: str = ""
+    """The `quant` that the bare name means; empty only where there are no builds."""
+    defer_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Probability of the deferral call from which a turn is deferred; None: greedy decides."""
+    measured: tuple[Measured, ...] = ()
+
+    @model_validator(mode="after")
+    def _default_is_a_build(self) -> Manifest:
+        quants = [build.quant for build in self.builds]
+        if len(set(quants)) != len(quants):
+            raise ValueError(f"two builds share a quant: {', '.join(quants)}")
+        if self.default_build not in (quants or [""]):
+            raise ValueError(
+                f"default_build {self.default_build!r} is none of the builds: {', '.join(quants)}"
+            )
+        return self
+
+    def build(self, quant: str) -> Build | None:
+        """Return the build by that quant, letter case ignored; None where there is none."""
+        return next((b for b in self.builds if b.quant.lower() == quant.lower()), None)
+
+
+DEFAULT = Manifest(name="", title="a GGUF file without a manifest", licence="unknown", n_ctx=8192)
+"""What is assumed of a loose file: its own template, one call per step, greedy deferral."""
+
+
+def read(path: Path) -> Manifest:
+    """Return the manifest in the file.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or says something that is not known.
+    """
+    try:
+        return Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as exc:
+        raise ConfigError(f"cannot read the manifest {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the manifest {path} is not TOML: {exc}; correct that line") from exc
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise ConfigError(f"the manifest {path}, {key}: {first['msg']}") from exc
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Write the manifest whole; equal manifests give equal bytes."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(to_toml(manifest), encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def to_toml(manifest: Manifest) -> str:
+    """Return the manifest as TOML: plain keys first, then tables, then lists of tables."""
+    record = manifest.model_dump(exclude_none=True)
+    plain = {k: v for k, v in record.items() if not isinstance(v, dict | tuple)}
+    blocks = [_lines(plain)]
+    blocks += [f"[{k}]\n{_lines(v)}" for k, v in record.items() if isinstance(v, dict)]
+    for key, rows in record.items():
+        if isinstance(rows, tuple):
+            blocks += [f"[[{key}]]\n{_lines(row)}" for row in rows]
+    return "\n".join(blocks)
+
+
+def _lines(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_scalar(value)}\n" for key, value in table.items())
+
+
+def _scalar(value: str | bool | int | float) -> str:
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value)
