@@ -102,7 +102,8 @@ class LimitsConfig(_Section):
 class UiConfig(_Section):
     """How the app looks and listens."""
 
-    theme: str = "textual-dark"
+    theme: str = ""
+    """Name of a theme; empty: the app's own."""
     keymap: dict[str, str] = Field(default_factory=dict)
     """Binding id to keys, for instance `cancel = "escape,ctrl+g"`."""
 
