@@ -178,7 +178,10 @@ class Store:
             GROUP BY s.id ORDER BY 5 DESC, s.rowid DESC
             """
         )
-        return [SessionRow(*row, title=title_of(text or ""), n_turns=n) for *row, text, n in rows]
+        return [
+            SessionRow(key, scenario, model, created, used, title_of(text or ""), n_turns)
+            for key, scenario, model, created, used, text, n_turns in rows
+        ]
 
     def session(self, id_or_start: str) -> SessionRow:
         """Return the session whose id is, or alone begins with, `id_or_start`.
