@@ -1,0 +1,1 @@
+"""Scripted customers and a scripted expert for the airline desk: episodes that teach."""
