@@ -1,0 +1,34 @@
+"""The values that cross the pipe between the app and the engine's worker, beside the public ones.
+
+Frozen and picklable. Knows nothing of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the parent asks the worker to do."""
+
+    kind: Literal["load", "check", "warm", "step"]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An error of ours on its way to the parent."""
+
+    kind: str
+    """Class name in `edgeagent.errors`."""
+    args: tuple[Any, ...]
+    """Arguments that make the same error again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The request is done; `value` is its answer where it has one."""
+
+    value: Any = None
