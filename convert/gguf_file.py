@@ -1,0 +1,152 @@
+"""Writing a GGUF file in one forward pass: the head first, then each tensor as its chunks come.
+
+Knows no model: it gets entries, tensor places and chunks. The file appears under its name only
+when it is whole.
+Source: ggml 0.25.3, docs/gguf.md; version 3, little-endian, alignment 32.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO
+
+from edgeagent.errors import ConversionError
+from edgeagent.gguf_header import ALIGNMENT, MAGIC, SCALARS, VERSION, TensorType, Value, ValueType
+
+UINT32 = struct.Struct("<I")
+UINT64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One metadata value."""
+
+    key: str
+    kind: ValueType
+    """Of the value, or of an array's elements."""
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor that is going to be written."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    """Rows first, numpy's order."""
+
+    @property
+    def n_bytes(self) -> int:
+        return self.type.n_bytes(prod(self.shape))
+
+
+def text(key: str, value: str) -> Entry:
+    """Return an entry that holds text."""
+    return Entry(key, ValueType.STRING, value)
+
+
+def u32(key: str, value: int) -> Entry:
+    """Return an entry that holds a whole number."""
+    return Entry(key, ValueType.UINT32, value)
+
+
+def f32(key: str, value: float) -> Entry:
+    """Return an entry that holds a number."""
+    return Entry(key, ValueType.FLOAT32, value)
+
+
+def head(entries: Sequence[Entry], slots: Sequence[Slot]) -> bytes:
+    """Return everything in front of the first tensor, padding included.
+
+    Raises:
+        ConversionError: a value does not fit its type.
+    """
+    parts = [MAGIC, UINT32.pack(VERSION), UINT64.pack(len(slots)), UINT64.pack(len(entries))]
+    for entry in entries:
+        try:
+            parts += [_text(entry.key), *_value(entry)]
+        except struct.error as exc:
+            raise ConversionError(f"{entry.key} cannot be {entry.value!r}: {exc}") from exc
+    offset = 0
+    for slot in slots:
+        parts += [_text(slot.name), UINT32.pack(len(slot.shape))]
+        parts += [UINT64.pack(n) for n in reversed(slot.shape)]
+        parts += [UINT32.pack(slot.type), UINT64.pack(offset)]
+        offset += slot.n_bytes + padding(slot.n_bytes)
+    written = b"".join(parts)
+    return written + bytes(padding(len(written)))
+
+
+def size_bytes(entries: Sequence[Entry], slots: Sequence[Slot]) -> int:
+    """Return how long the whole file will be."""
+    return len(head(entries, slots)) + sum(s.n_bytes + padding(s.n_bytes) for s in slots)
+
+
+def padding(n_bytes: int) -> int:
+    """Return how many zero bytes follow so many."""
+    return -n_bytes % ALIGNMENT
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside `path` that takes its place when the block ends, and vanishes if it fails.
+
+    Raises:
+        ConversionError: the folder is not writable or the disk is full.
+    """
+    try:
+        partial = tempfile.NamedTemporaryFile(  # noqa: SIM115 closed and renamed below
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        )
+    except OSError as exc:
+        raise ConversionError(f"cannot write in {path.parent}: {exc.strerror}") from exc
+    try:
+        with partial:
+            yield partial
+            partial.flush()
+            os.fsync(partial.fileno())
+        # The temporary file is readable by its owner only; the result follows the umask.
+        os.chmod(partial.name, 0o666 & ~_umask())
+        os.replace(partial.name, path)
+    except OSError as exc:
+        raise ConversionError(f"cannot write {path}: {exc}; nothing was left") from exc
+    finally:
+        Path(partial.name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _value(entry: Entry) -> Iterable[bytes]:
+    if not isinstance(entry.value, list):
+        yield UINT32.pack(entry.kind)
+        yield _scalar(entry.kind, entry.value)
+        return
+    yield UINT32.pack(ValueType.ARRAY)
+    yield UINT32.pack(entry.kind)
+    yield UINT64.pack(len(entry.value))
+    if entry.kind is ValueType.STRING:
+        yield from (_text(str(item)) for item in entry.value)
+    else:
+        letter = SCALARS[entry.kind].format[-1]
+        yield struct.pack(f"<{len(entry.value)}{letter}", *entry.value)
+
+
+def _scalar(kind: ValueType, value: Value) -> bytes:
+    return _text(str(value)) if kind is ValueType.STRING else SCALARS[kind].pack(value)
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode("utf-8")
+    return UINT64.pack(len(encoded)) + encoded
