@@ -13,6 +13,7 @@ from typing import Protocol
 
 from edgeagent.events import ApprovalNeeded, Decision, Event, Prefilled
 from edgeagent.link import LinkState
+from edgeagent.messages import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,13 @@ class Facts(Protocol):
     def n_ctx(self) -> int: ...
 
 
+class HasTools(Protocol):
+    """Whom the customer talks to, as far as the app shows it."""
+
+    @property
+    def tools(self) -> tuple[Tool, ...]: ...
+
+
 class SessionLike(Protocol):
     """A conversation with a model and a scenario behind it."""
 
@@ -62,6 +70,9 @@ class SessionLike(Protocol):
     def greeting(self) -> str: ...
     @property
     def examples(self) -> tuple[str, ...]: ...
+    @property
+    def agent(self) -> HasTools: ...
+
     @property
     def facts(self) -> Facts | None: ...
 
