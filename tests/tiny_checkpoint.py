@@ -20,7 +20,7 @@ SPLIT = (
 )
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
-MERGED = ("th", "the", "er", "in", "on", "an", " a", " t", " the")
+MERGES = (("t", "h"), ("th", "e"), ("e", "r"), ("i", "n"), ("a", "n"), (" ", "a"), (" ", "the"))
 TEMPLATE = (
     "{%- if tools %}<|im_start|>system\n"
     "{%- for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
@@ -175,15 +175,9 @@ def _tokenizer(tiny: Tiny) -> dict[str, Any]:
     alphabet = _byte_alphabet()
     space = alphabet[ord(" ")]
     vocab = {char: i for i, char in enumerate(sorted(alphabet.values()))}
-    merges = []
-    for text in MERGED:
-        token = text.replace(" ", space)
-        vocab[token] = len(vocab)
-        merges.append([token[:-1], token[-1]])
-    # " the" is made of " t" and "he" otherwise; all parts above exist as tokens by now.
-    merges[-1] = [space + "t", "he"]
-    vocab["he"] = len(vocab)
-    merges.insert(0, ["h", "e"])
+    merges = [[part.replace(" ", space) for part in pair] for pair in MERGES]
+    for pair in merges:
+        vocab["".join(pair)] = len(vocab)
     added = [*((token, True) for token in SPECIAL), *((tag, tiny.special_tags) for tag in TAGS)]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}

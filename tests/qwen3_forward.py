@@ -1,0 +1,62 @@
+"""Qwen3's forward pass in numpy, from the paper's formulas: an oracle that shares no code.
+
+Source: the Qwen3 technical report and transformers 4.57 `modeling_qwen3.py` (RMSNorm on q and k
+per head, grouped queries, NEOX rotation, SwiGLU, no biases).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+
+def logits(weights: Weights, config: dict[str, Any], tokens: list[int]) -> np.ndarray:
+    """Return the logits after every token, shape (len(tokens), vocab_size), float64 inside."""
+    eps, theta = config["rms_norm_eps"], config["rope_theta"]
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+    x = w["model.embed_tokens.weight"][tokens]
+    for n in range(config["num_hidden_layers"]):
+        p = f"model.layers.{n}."
+        normed = _rms(x, w[p + "input_layernorm.weight"], eps)
+        x = x + _attention(normed, w, p + "self_attn.", config, theta)
+        normed = _rms(x, w[p + "post_attention_layernorm.weight"], eps)
+        gate = normed @ w[p + "mlp.gate_proj.weight"].T
+        up = normed @ w[p + "mlp.up_proj.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
+    x = _rms(x, w["model.norm.weight"], eps)
+    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def _attention(
+    x: np.ndarray, w: Weights, prefix: str, config: dict[str, Any], theta: float
+) -> np.ndarray:
+    n, dim = len(x), config["head_dim"]
+    n_head, n_kv = config["num_attention_heads"], config["num_key_value_heads"]
+
+    def heads(name: str, count: int) -> np.ndarray:
+        return (x @ w[f"{prefix}{name}_proj.weight"].T).reshape(n, count, dim).swapaxes(0, 1)
+
+    q, k, v = heads("q", n_head), heads("k", n_kv), heads("v", n_kv)
+    q = _rotate(_rms(q, w[prefix + "q_norm.weight"], config["rms_norm_eps"]), theta)
+    k = _rotate(_rms(k, w[prefix + "k_norm.weight"], config["rms_norm_eps"]), theta)
+    k, v = (np.repeat(a, n_head // n_kv, axis=0) for a in (k, v))
+    scores = q @ k.swapaxes(1, 2) / np.sqrt(dim)
+    scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (scores / scores.sum(-1, keepdims=True)) @ v
+    return mixed.swapaxes(0, 1).reshape(n, n_head * dim) @ w[prefix + "o_proj.weight"].T
+
+
+def _rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+
+def _rotate(x: np.ndarray, theta: float) -> np.ndarray:
+    half = x.shape[-1] // 2
+    angles = np.arange(x.shape[1])[:, None] * theta ** (-np.arange(half) / half)
+    a, b = x[..., :half], x[..., half:]
+    cos, sin = np.cos(angles), np.sin(angles)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
