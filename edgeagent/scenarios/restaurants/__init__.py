@@ -1,0 +1,1 @@
+"""A restaurant guide that also takes reservations: the three tools of the TFT benchmark."""
