@@ -6,19 +6,66 @@ session is stored and what the screen looks like.
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from edgeagent.events import ApprovalNeeded, Decision, Event, Prefilled, Token
-from edgeagent.messages import Call, Conversation, Tool
+from edgeagent import acting, history, ledger
+from edgeagent.calls import new_id, partial_reply
+from edgeagent.engine.client import ModelFacts, Prompt, StepDone, StepRule
+from edgeagent.errors import ContextFull, EngineDied, EngineError, RemoteError, UsageError
+from edgeagent.events import (
+    Answered,
+    ApprovalNeeded,
+    ContextTrimmed,
+    Decision,
+    Deferred,
+    EngineRestarted,
+    Event,
+    Prefilled,
+    Question,
+    RemoteFailed,
+    Stats,
+    StepStarted,
+    Stop,
+    TextSaid,
+    Tier,
+    Token,
+    ToolCalled,
+    ToolReturned,
+    TurnEnded,
+    TurnFailed,
+    TurnStarted,
+)
+from edgeagent.messages import (
+    DEFER,
+    RESPOND,
+    THINK,
+    TRANSFER,
+    Call,
+    Conversation,
+    Tool,
+    ToolKind,
+    Usage,
+    Verdict,
+)
+from edgeagent.remote import RemoteDone
 
 if TYPE_CHECKING:
     from edgeagent.config import Config
-    from edgeagent.engine.client import ModelFacts, Prompt, StepDone, StepRule
     from edgeagent.link import Link
     from edgeagent.remote import Remote
+
+log = logging.getLogger(__name__)
+
+OK = '{"ok": true}'
+TRANSFERRED = "You are being transferred to a human agent; please hold on."
+"""What the customer reads when the model hands over to a person."""
+TOO_LATE = "not carried out: an earlier call of the same step ended it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +163,320 @@ def run_turn(
     `defer_threshold` is the configuration's, else the manifest's, else None: the model decides.
     `approve` is called after its `ApprovalNeeded` was yielded, and may block on a person.
     """
-    yield from ()
+    turn = _Turn(
+        conversation, agent, local, remote, link, config, defer_threshold, approve, cancel, grants
+    )
+    return turn.run(text)
+
+
+Said: TypeAlias = Generator[Event, None, None]
+"""Part of a turn that only tells what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a model wants to do next."""
+
+    calls: tuple[Call, ...]
+    offered: frozenset[str]
+    verdict: Verdict | None
+    usage: Usage
+    ms: float
+    text: str = ""
+    """Plain words in place of a call."""
+    raw: str = ""
+    """What had been written when the person cancelled."""
+    is_cancelled: bool = False
+
+
+class _Turn:
+    """The state of one turn; `run` is its only life."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        agent: Agent,
+        local: LocalTier,
+        remote: Remote | None,
+        link: Link,
+        config: Config,
+        defer_threshold: float | None,
+        approve: Callable[[ApprovalNeeded], Decision],
+        cancel: threading.Event,
+        grants: Grants,
+    ) -> None:
+        self.conversation = conversation
+        self.agent = agent
+        self.kinds = {tool.name: tool.kind for tool in agent.tools}
+        self.local = local
+        self.remote = remote
+        self.link = link
+        self.config = config
+        self.defer_threshold = defer_threshold
+        self.cancel = cancel
+        self.grants = grants
+        self.actor = acting.Actor(
+            agent.tools, agent.backend, config.limits, approve, cancel, grants.tools
+        )
+        self.tier = Tier.LOCAL
+        self.n_steps = 0
+        self.usage = Usage()
+        self.reason = "the conversation was handed over before"
+        """Why the turn was deferred, once it was."""
+        self.no_remote = ""
+        """Why the larger model is not asked again in this turn."""
+        self.remote_left_s = config.remote.turn_s
+
+    def run(self, text: str) -> Iterator[Event]:
+        """Yield the turn; what is yielded is in the conversation before anything follows."""
+        for event in self._events(text):
+            self.conversation = history.fold(self.conversation, event)
+            yield event
+
+    def _events(self, text: str) -> Iterator[Event]:
+        started = time.monotonic()
+        sent_before = self._bytes_sent()
+        yield TurnStarted(text)
+        if self.grants.is_handed_over and not self._why_not_remote():
+            self.tier = Tier.REMOTE
+        try:
+            stop = yield from self._steps()
+        except (EngineError, UsageError) as error:
+            log.info("turn failed=%r n_steps=%d tier=%s", str(error), self.n_steps, self.tier)
+            yield TurnFailed(str(error))
+            return
+        ms = (time.monotonic() - started) * 1000
+        log.info("turn stop=%s n_steps=%d tier=%s ms=%.0f", stop, self.n_steps, self.tier, ms)
+        usage = replace(self.usage, bytes_sent=self._bytes_sent() - sent_before)
+        yield TurnEnded(stop, Stats(self.n_steps, ms, usage))
+
+    def _bytes_sent(self) -> int:
+        return self.remote.bytes_sent if self.remote else 0
+
+    def _steps(self) -> Generator[Event, None, Stop]:
+        while self.n_steps < self.config.limits.max_steps:
+            if self.cancel.is_set():
+                return Stop.CANCELLED
+            self.n_steps += 1
+            if self.tier is Tier.REMOTE:
+                draft = yield from self._remote_step()
+                if draft is None:
+                    self.n_steps -= 1
+                    continue
+            else:
+                draft = yield from self._local_step()
+            self.usage = ledger.added(self.usage, draft.usage)
+            stop = yield from self._act(draft)
+            if stop is not None:
+                return stop
+        return Stop.STEP_LIMIT
+
+    def _local_step(self) -> Generator[Event, None, _Draft]:
+        yield StepStarted(self.n_steps, self.tier)
+        was_restarted = False
+        while True:
+            cause = self._why_not_remote()
+            rule = self._rule(cause)
+            try:
+                draft = yield from self._decode(rule)
+            except ContextFull as full:
+                yield self._trimmed(full)
+            except EngineDied as died:
+                if was_restarted:
+                    raise
+                was_restarted = True
+                log.warning("engine died=%r", str(died))
+                self.local.start()
+                yield EngineRestarted(str(died))
+                yield StepStarted(self.n_steps, self.tier)
+            else:
+                if rule.on_defer is not None and draft.verdict and draft.verdict.deferred:
+                    sure = f"the local model would hand over (p={draft.verdict.probability:.2f})"
+                    yield self._gone_offline(sure, cause)
+                return draft
+
+    def _rule(self, cause: str) -> StepRule:
+        """Return what the local model may do; `cause` tells why it cannot hand over."""
+        offered = frozenset(self.kinds)
+        distrusted = {name for name, kind in self.kinds.items() if kind is ToolKind.WRITE}
+        harmless = offered - distrusted - {DEFER}
+        if self.tier is Tier.OFFLINE:
+            offered = harmless
+        if self.actor.must_answer:
+            offered = offered & {RESPOND, TRANSFER, DEFER} or offered
+            harmless = harmless & {RESPOND, TRANSFER} or harmless
+        if not offered:
+            raise EngineError(f"only the larger model has tools for this turn, and: {cause}")
+        has_deferral = DEFER in offered
+        return StepRule(
+            offered=offered,
+            defer_threshold=self.defer_threshold if has_deferral else None,
+            on_defer=harmless if has_deferral and cause and harmless else None,
+            max_tokens=self.config.model.max_tokens,
+        )
+
+    def _decode(self, rule: StepRule) -> Generator[Event, None, _Draft]:
+        started = time.monotonic()
+        recent = history.without_oldest(self.conversation, self.grants.n_trimmed)
+        prompt = Prompt(self.agent.policy, self.agent.tools, history.without_deferrals(recent))
+        raw = ""
+        done: StepDone | None = None
+        for item in self.local.step(prompt, rule, self.cancel):
+            if isinstance(item, StepDone):
+                done = item
+                continue
+            if isinstance(item, Token):
+                raw += item.text
+            yield item
+        assert done is not None, "a step ends with StepDone or raises"
+        is_cancelled = done.stop == "cancelled"
+        if not (done.calls or done.text or is_cancelled):
+            raise EngineError("the local model made no call; try another build of it")
+        ms = (time.monotonic() - started) * 1000
+        return _Draft(
+            done.calls, rule.offered, done.verdict, done.usage, ms, done.text, raw, is_cancelled
+        )
+
+    def _trimmed(self, full: ContextFull) -> Event:
+        """Leave the oldest turns out of the prompt; never the last one, never policy or tools."""
+        recent = history.without_oldest(self.conversation, self.grants.n_trimmed)
+        if history.n_turns(recent) <= 1:
+            raise full
+        # An eighth of the context is freed beyond the need: each trim costs a whole prefill.
+        excess = full.n_prompt + full.n_reserve - full.n_ctx * 7 // 8
+        self.grants.n_trimmed += history.n_oldest(recent, excess / max(1, full.n_prompt))
+        return ContextTrimmed(self.grants.n_trimmed)
+
+    def _remote_step(self) -> Generator[Event, None, _Draft | None]:
+        """Draft with the larger model; None when it failed and the turn is local again."""
+        assert self.remote is not None
+        yield StepStarted(self.n_steps, Tier.REMOTE)
+        offered = frozenset(self.kinds) - {DEFER}
+        if self.actor.must_answer:
+            offered = offered & {RESPOND, TRANSFER} or offered
+        tools = [tool for tool in self.agent.tools if tool.name in offered]
+        started, sent_before = time.monotonic(), self.remote.bytes_sent
+        raw = ""
+        done: RemoteDone | None = None
+        try:
+            for item in self.remote.step(
+                self.agent.policy, tools, self.conversation, self.remote_left_s, self.cancel
+            ):
+                if isinstance(item, RemoteDone):
+                    done = item
+                    continue
+                raw += item.text
+                yield item
+        except RemoteError as error:
+            self.link.record_failure(error)
+            self.no_remote = str(error)
+            sent = self.remote.bytes_sent - sent_before
+            yield RemoteFailed(type(error).__name__, str(error), sent)
+            yield self._gone_offline(self.reason, str(error))
+            return None
+        finally:
+            self.remote_left_s -= time.monotonic() - started
+        assert done is not None, "a step ends with RemoteDone or raises"
+        if done.calls:
+            self.link.record_success()
+            self.grants.is_handed_over |= self.config.defer.scope == "conversation"
+        return _Draft(
+            done.calls, offered, None, done.usage, done.ms, raw=raw, is_cancelled=not done.calls
+        )
+
+    def _why_not_remote(self) -> str:
+        """Return why the turn cannot leave the machine; empty when it can."""
+        if self.config.defer.mode == "never":
+            return "never"
+        if self.remote is None or not self.link.is_up:
+            return self.link.reason
+        return self.no_remote
+
+    def _gone_offline(self, reason: str, cause: str) -> Event:
+        self.tier = Tier.OFFLINE
+        self.reason = reason
+        return Deferred(reason, "outbox", cause)
+
+    def _act(self, draft: _Draft) -> Generator[Event, None, Stop | None]:
+        """Carry out the draft, each call in its order; return how the turn ended, if it did."""
+        if draft.is_cancelled:
+            yield from self._keep_what_was_said(draft)
+            return Stop.CANCELLED
+        if not draft.calls:
+            yield TextSaid(draft.text, self.tier, draft.usage, draft.ms)
+            yield Answered(draft.text, self.tier)
+            return Stop.ANSWERED
+        tier, usage, ms = self.tier, draft.usage, draft.ms
+        for call in draft.calls:
+            yield ToolCalled(call, tier, draft.verdict, usage, ms)
+            usage, ms = Usage(), 0.0  # the step is counted once
+        stop: Stop | None = None
+        for call in draft.calls:
+            if stop is None and self.cancel.is_set() and call.name != RESPOND:
+                stop = Stop.CANCELLED  # a reply that is complete has been read: it counts
+            if stop is Stop.CANCELLED:
+                yield acting.refused(call, acting.CANCELLED)
+            elif stop is not None or self.tier is not tier:
+                yield acting.refused(call, TOO_LATE)
+            else:
+                stop = yield from self._perform(call, draft.offered)
+        return stop
+
+    def _keep_what_was_said(self, draft: _Draft) -> Said:
+        """Keep a reply that was cut short: the customer has read it, so the model should too."""
+        said = partial_reply(draft.raw)
+        if said and RESPOND in draft.offered:
+            call = Call(new_id(), RESPOND, {"message": said})
+            yield ToolCalled(call, self.tier, draft.verdict, draft.usage, draft.ms)
+            cut = json.dumps({"ok": True, "cut": acting.CANCELLED})
+            yield ToolReturned(call.id, RESPOND, cut, is_error=False, ms=0.0)
+            yield Answered(said, self.tier)
+
+    def _perform(self, call: Call, offered: frozenset[str]) -> Generator[Event, None, Stop | None]:
+        problem = self.actor.problem(call, offered)
+        if problem:
+            yield acting.refused(call, problem)
+        elif call.name == RESPOND:
+            yield ToolReturned(call.id, RESPOND, OK, is_error=False, ms=0.0)
+            yield Answered(str(call.arguments.get("message", "")), self.tier)
+            return Stop.ANSWERED
+        elif call.name == TRANSFER:
+            yield ToolReturned(call.id, TRANSFER, OK, is_error=False, ms=0.0)
+            yield Answered(TRANSFERRED, self.tier)
+            return Stop.TRANSFERRED
+        elif call.name == THINK:
+            yield ToolReturned(call.id, THINK, "", is_error=False, ms=0.0)
+        elif call.name == DEFER:
+            yield from self._defer(call)
+        else:
+            yield from self.actor.use_tool(call)
+        return None
+
+    def _defer(self, call: Call) -> Said:
+        self.reason = str(call.arguments.get("reason", ""))
+        cause = self._why_not_remote()
+        if not cause and not (yield from self._may_leave(call)):
+            cause = "refused"
+        if cause or self.remote is None:
+            yield self._gone_offline(self.reason, cause)
+            model = None
+        else:
+            self.tier = Tier.REMOTE
+            model = self.remote.name
+            yield Deferred(self.reason, model, "requested")
+        content = json.dumps({"deferred_to": model})
+        yield ToolReturned(call.id, DEFER, content, is_error=False, ms=0.0)
+
+    def _may_leave(self, call: Call) -> Generator[Event, None, bool]:
+        if self.config.defer.mode != "ask" or self.grants.may_defer:
+            return True
+        assert self.remote is not None
+        preview = self.remote.preview(self.agent.policy, self.agent.tools, self.conversation)
+        is_for_good = self.config.defer.scope == "conversation"
+        detail = (
+            f"{preview.n_messages} messages, {preview.n_bytes} bytes, to {self.remote.name} at "
+            f"{self.remote.host}{', and the rest of the conversation' if is_for_good else ''}"
+        )
+        decision = yield from self.actor.ask(ApprovalNeeded(call, Question.DEFER, detail))
+        self.grants.may_defer |= decision is Decision.ALWAYS
+        return decision is not Decision.REFUSE

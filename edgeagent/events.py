@@ -150,6 +150,8 @@ class RemoteFailed:
     kind: str
     """Class name of the `RemoteError`."""
     detail: str
+    bytes_sent: int = 0
+    """Bytes of the request body that had left the machine by then."""
 
 
 @dataclass(frozen=True, slots=True)

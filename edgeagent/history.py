@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
+from typing import assert_never
 
 from edgeagent.events import Event, TextSaid, ToolCalled, ToolReturned, TurnStarted
 from edgeagent.messages import (
@@ -89,6 +90,19 @@ def without_oldest(conversation: Conversation, n: int) -> Conversation:
     return conversation[starts[n] :] if n < len(starts) else ()
 
 
+def n_oldest(conversation: Conversation, share: float) -> int:
+    """Return how many of the oldest turns hold about `share` of the text, 0..1.
+
+    At least one, and never the last turn.
+    """
+    size = sum(map(_size, conversation))
+    limit = n_turns(conversation) - 1
+    for n in range(1, limit):
+        if size - sum(map(_size, without_oldest(conversation, n))) >= share * size:
+            return n
+    return max(1, limit)
+
+
 def without_deferrals(conversation: Conversation) -> Conversation:
     """Return the conversation as a model is shown it: no deferral call, no result of one.
 
@@ -110,3 +124,16 @@ def _with_call(conversation: Conversation, call: Call) -> Conversation:
     if conversation and isinstance(last := conversation[-1], CallMessage):
         return (*conversation[:-1], CallMessage((*last.calls, call)))
     return (*conversation, CallMessage((call,)))
+
+
+def _size(message: Message) -> int:
+    """Return about how long the message is, in characters; tokens are the engine's to count."""
+    match message:
+        case UserMessage(text) | TextMessage(text):
+            return len(text)
+        case ResultMessage(_, _, content):
+            return len(content)
+        case CallMessage(calls):
+            return sum(len(call.name) + len(str(call.arguments)) for call in calls)
+        case _:
+            assert_never(message)
