@@ -150,7 +150,7 @@ def _log_crash(kind: type[BaseException], exc: BaseException, trace: TracebackTy
     log.critical("crashed", exc_info=(kind, exc, trace))
     message = " ".join(str(exc).split())
     click.echo(f"edgeagent: internal error: {kind.__name__}: {message}", err=True)
-    click.echo(f"edgeagent: `edgeagent config path` names the log, which has more", err=True)
+    click.echo("edgeagent: `edgeagent config path` names the log, which has more", err=True)
 
 
 def _never_refuse(stream: Any) -> None:

@@ -215,6 +215,18 @@ class Store:
             "events": [{"seq": seq, "at": at, **json.loads(body)} for seq, at, body in events],
         }
 
+    def fork(self, session_id: str, before_seq: int) -> str:
+        """Return the id of a copy of the session that ends before the event `before_seq`."""
+        row = self.session(session_id)
+        fork_id = self.create_session(row.scenario, row.model)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO events SELECT ?, seq, at, kind, body FROM events"
+                " WHERE session_id = ? AND seq < ?",
+                (fork_id, row.id, before_seq),
+            )
+        return fork_id
+
     def outbox_add(self, session_id: str, turn_seq: int, text: str, reason: str, cause: str) -> int:
         """Queue the turn and return the entry's id; a turn is queued once."""
         with self._transaction() as db:

@@ -1,6 +1,6 @@
 """`edgeagent completion`: the script that lets a shell complete verbs and options.
 
-    eval "$(edgeagent completion bash)"
+eval "$(edgeagent completion bash)"
 """
 
 from __future__ import annotations

@@ -51,8 +51,10 @@ def flat(settings: config.Config) -> list[tuple[str, Any]]:
     """Return every setting by its dotted key, secrets as asterisks."""
     rows: list[tuple[str, Any]] = []
     for name, value in settings:
-        pairs = [(f"{name}.{key}", inner) for key, inner in value] if hasattr(
-            value, "model_fields_set"
-        ) else [(name, value)]
+        pairs = (
+            [(f"{name}.{key}", inner) for key, inner in value]
+            if hasattr(value, "model_fields_set")
+            else [(name, value)]
+        )
         rows += [(key, str(v) if isinstance(v, SecretStr) else v) for key, v in pairs]
     return rows

@@ -1,0 +1,94 @@
+"""Put a session together from settings and a scenario; the app and `run` both come here.
+
+The one place that knows which class stands behind each part. Reads no environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeagent import catalog, paths
+from edgeagent.cascade import LocalTier
+from edgeagent.config import Config
+from edgeagent.engine.client import Engine, EngineOptions
+from edgeagent.link import Link
+from edgeagent.remote import Remote
+from edgeagent.session import Scenario, Session
+from edgeagent.store import Store
+
+
+def open_store() -> Store:
+    """Return the person's sessions; close it when done.
+
+    Raises:
+        StoreError: the database is damaged, locked or not writable.
+    """
+    return Store(store_path())
+
+
+def store_path() -> Path:
+    """Return where the sessions are kept."""
+    return paths.data_dir() / "sessions.db"
+
+
+def engine_log() -> Path:
+    """Return the file that takes everything llama.cpp prints."""
+    return paths.state_dir() / "engine.log"
+
+
+def open_session(
+    config: Config, scenario: Scenario, scenario_ref: str, resume: str | None = None
+) -> Session:
+    """Return a session that is ready for `start`, `recover` and `turn`; nothing is loaded yet.
+
+    `scenario_ref` is what loads the scenario again when the session is resumed: its name or the
+    absolute path of its folder. `resume` is a session's whole id; None begins a new one.
+
+    Raises:
+        ModelNotFound: the model has no file; the message says how to fetch it.
+        ConfigError: the model is a server's address and `--offline` forbids it.
+        StoreError: the session is open elsewhere or cannot be read.
+    """
+    local, threshold = _local_tier(config)
+    store = open_store()
+    try:
+        session_id = resume or store.create_session(scenario_ref, config.model.name)
+        return Session(
+            store,
+            session_id,
+            scenario,
+            local,
+            Remote(config.remote) if config.remote.base_url and not config.offline else None,
+            _started_link(config),
+            config,
+            config.defer.threshold if config.defer.threshold is not None else threshold,
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def _local_tier(config: Config) -> tuple[LocalTier, float | None]:
+    """Return the model that drafts, not started, and the deferral threshold of its manifest."""
+    name = config.model.name
+    if name.startswith(("http://", "https://")):
+        if config.offline:
+            raise ConfigError(f"the model {name} is a server and --offline opens no socket")
+        return ServedModel(name, config), None
+    model = catalog.resolve(name)
+    options = EngineOptions(
+        path=model.path,
+        dialect=model.manifest.dialect,
+        n_ctx=config.model.n_ctx or model.manifest.n_ctx,
+        n_threads=config.model.n_threads,
+        cache_dir=paths.cache_dir(),
+        log_file=engine_log(),
+    )
+    return Engine(options), model.manifest.defer_threshold
+
+
+def _started_link(config: Config) -> Link:
+    link = Link(config.remote, config.offline)
+    if config.defer.mode != "never":
+        link.start()
+    return link
