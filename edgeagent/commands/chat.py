@@ -1,0 +1,115 @@
+"""`edgeagent chat`: hands the app what it needs from outside, and says how to come back."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from edgeagent import catalog, paths, wiring
+from edgeagent.commands import opening
+from edgeagent.commands.config import flat
+from edgeagent.config import Config
+from edgeagent.scenarios import library
+from edgeagent.session import Session
+from edgeagent.tui.ports import Choice, Option, Ports
+
+
+@click.command("chat")
+@opening.options
+def command(
+    model: str | None,
+    scenario: str | None,
+    is_continued: bool,
+    resume: str | None,
+    offline: bool | None,
+    defer: str | None,
+) -> int:
+    """Open the app; `edgeagent` alone does the same."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "the app needs a terminal; without one use: edgeagent run -p TEXT (see run --help)"
+        )
+    flags: dict[str, object] = {"offline": offline, "defer.mode": defer}
+    chosen = opening.choose(model, scenario, is_continued, resume, flags)
+    from edgeagent.tui import app  # 350 ms of Textual, wasted where there is no terminal
+
+    choice = Choice(
+        chosen.settings.model.name, chosen.scenario, chosen.resume, chosen.settings.offline
+    )
+    left = app.run(ports(chosen.settings), choice)
+    if left.session_id:
+        click.echo(f"Go on with: edgeagent --resume {left.session_id}")
+    return left.exit_code
+
+
+def ports(settings: Config) -> Ports:
+    """Return the app's collaborators."""
+    return Ports(
+        open_session=_opener(settings),
+        models=_models,
+        scenarios=_scenarios,
+        sessions=_sessions,
+        export=_export,
+        settings=tuple((key, json.dumps(value)) for key, value in flat(settings)),
+        config_path=str(paths.config_file()),
+        theme=settings.ui.theme,
+        keymap=settings.ui.keymap,
+    )
+
+
+def _opener(settings: Config) -> Callable[[Choice], Session]:
+    def open_session(choice: Choice) -> Session:
+        chosen = settings.model_copy(
+            update={
+                "model": settings.model.model_copy(update={"name": choice.model}),
+                "offline": settings.offline or choice.offline,
+            }
+        )
+        session = opening.open_session(opening.Opening(chosen, choice.scenario, choice.resume))
+        try:
+            session.start()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    return open_session
+
+
+def _models() -> Sequence[Option]:
+    return [Option(row.name, (row.name, row.quant, row.title)) for row in catalog.listing()]
+
+
+def _scenarios() -> Sequence[Option]:
+    return [Option(name, (name,)) for name in library.names()]
+
+
+def _sessions() -> Sequence[Option]:
+    with closing(wiring.open_store()) as store:
+        rows = [row for row in store.sessions() if row.n_turns]
+    return [
+        Option(
+            row.id,
+            (
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(row.used_at)),
+                Path(row.scenario).name,
+                row.model,
+                row.title,
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _export(session_id: str) -> str:
+    file = Path.cwd() / f"edgeagent-{session_id}.json"
+    with closing(wiring.open_store()) as store:
+        text = json.dumps(store.export(session_id), indent=2)
+    file.write_text(text + "\n", encoding="utf-8")
+    return str(file)
