@@ -6,19 +6,36 @@ exhausted memory or a print to the terminal stays in the worker.
 
 from __future__ import annotations
 
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
-from edgeagent.errors import EngineDied
+from edgeagent import errors
+from edgeagent.engine.protocol import Failed, Finished, Request
+from edgeagent.errors import EdgeAgentError, EngineDied, ModelLoadError
 from edgeagent.events import Prefilled, Token
 from edgeagent.manifest import Dialect
 from edgeagent.messages import Call, Conversation, Tool, Usage, Verdict
 
 Cancel: TypeAlias = threading.Event
 """Set from any thread; polled at least every 20 ms."""
+
+
+N_FLAG = 2
+POLL_S = 0.02
+CLOSE_S = 2.0
+MAX_LOG = 1 << 20
+WORKER = "edgeagent.engine.worker"
+PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +113,18 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions) -> None:
+        """Prepare; the process starts with `start`."""
         self.options = options
         self.facts: ModelFacts | None = None
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._flag = mmap.mmap(-1, N_FLAG)
 
     @property
     def is_alive(self) -> bool:
         """Whether the worker runs and has its model loaded."""
-        return False
+        return self.facts is not None and self._is_running()
 
     def start(self) -> ModelFacts:
         """Load the model, or say at once what is loaded; starts a dead worker again.
@@ -113,25 +135,194 @@ class Engine:
             ModelLoadError: the file cannot be run on this machine.
             TemplateError: its chat template is missing or cannot carry tools.
         """
-        raise EngineDied("the engine is being built")
+        with self._lock:
+            if self.facts is not None and self._is_running():
+                return self.facts
+            self._stop()
+            self._spawn()
+            try:
+                said = list(self._ask(Request("load", (self.options,)), threading.Event()))
+            except EngineDied as exc:
+                raise ModelLoadError(
+                    f"loading {self.options.path} ended the engine: {exc.args[0]}; "
+                    "use another build of the model"
+                ) from exc
+            except EdgeAgentError:
+                self._stop()
+                raise
+            facts: ModelFacts = said[-1].value
+            self.facts = facts
+            return facts
 
     def check_tools(self, tools: Sequence[Tool]) -> None:
         """Return if every tool's schema can be enforced.
 
         Raises:
             SchemaRefused: the grammar cannot enforce a tool's schema.
+            EngineDied: the worker is gone; `start` it again.
         """
-        raise EngineDied("the engine is being built")
+        with self._lock:
+            for _ in self._ask(Request("check", (tuple(tools),)), threading.Event()):
+                pass
 
     def warm(self, policy: str, tools: Sequence[Tool], cancel: Cancel) -> Iterator[Prefilled]:
-        """Bring the prefix of every prompt, system and tools, into the context."""
-        raise EngineDied("the engine is being built")
+        """Bring the prefix of every prompt, system and tools, into the context.
+
+        From disk where it was kept, in milliseconds; else by a prefill, which is then kept.
+        `facts.prefix_source` says which.
+
+        Raises:
+            EngineDied: the worker is gone; `start` it again.
+        """
+        with self._lock:
+            for said in self._ask(Request("warm", (policy, tuple(tools))), cancel):
+                if isinstance(said, Prefilled):
+                    yield said
+                elif self.facts is not None:
+                    self.facts = replace(self.facts, prefix_source=said.value)
 
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: Cancel
     ) -> Iterator[Prefilled | Token | StepDone]:
-        """Yield progress, then pieces of one step's answer, then the step itself."""
-        raise EngineDied("the engine is being built")
+        """Yield progress, then pieces of one step's answer, then the step itself.
+
+        Holds the engine until exhausted or closed. A set `cancel` ends it with a `StepDone` whose
+        stop is `cancelled`, within milliseconds; the context stays usable.
+
+        Raises:
+            ContextFull: prompt and reserve do not fit; nothing was read.
+            EngineDied: the worker is gone; `start` it again and repeat the step.
+            TemplateError: the template refuses this conversation.
+        """
+        with self._lock:
+            for said in self._ask(Request("step", (prompt, rule)), cancel):
+                if not isinstance(said, Finished):
+                    yield said
 
     def close(self) -> None:
-        """End the worker; takes at most 2 s."""
+        """End the worker; takes at most 2 s. `start` would start it again."""
+        self._flag[0] = 1
+        # Whoever left a step half read holds the lock and will not come back for it.
+        locked = self._lock.acquire(timeout=CLOSE_S / 2)
+        try:
+            self._stop()
+        finally:
+            if locked:
+                self._lock.release()
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        environment = {
+            **os.environ,
+            # Else ggml starts a debugger on itself when it aborts.
+            "GGML_NO_BACKTRACE": "1",
+            "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *_python_path()]),
+        }
+        # Both processes map the same two bytes; llama.cpp reads them between its operations.
+        with tempfile.TemporaryFile() as shared, self._open_log() as log:
+            shared.truncate(N_FLAG)
+            self._flag = mmap.mmap(shared.fileno(), N_FLAG)
+            descriptors = (theirs.fileno(), shared.fileno())
+            self._process = subprocess.Popen(
+                # -P keeps a json.py in the current folder from being imported.
+                [sys.executable, "-P", "-m", WORKER, *map(str, descriptors)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=descriptors,
+                # Ctrl-C in the terminal is the app's affair.
+                process_group=0,
+            )
+        theirs.close()
+        self._pipe = Connection(ours.detach())
+
+    def _open_log(self) -> BinaryIO:
+        path = self.options.log_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_long = path.is_file() and path.stat().st_size > MAX_LOG
+        return path.open("wb" if is_long else "ab")
+
+    def _ask(self, request: Request, cancel: Cancel) -> Iterator[Any]:
+        """Send a request and yield what comes back, the `Finished` included."""
+        self._flag[0] = 0
+        finished = False
+        try:
+            self._send(request)
+            while not finished:
+                said = self._receive(cancel)
+                if isinstance(said, Failed):
+                    finished = True
+                    raise _error(said)
+                finished = isinstance(said, Finished)
+                yield said
+        finally:
+            if not finished:
+                self._drain()
+
+    def _send(self, request: Request) -> None:
+        if self._pipe is None:
+            raise EngineDied("the engine is not running; start it first")
+        try:
+            self._pipe.send(request)
+        except OSError as exc:
+            raise self._died() from exc
+
+    def _receive(self, cancel: Cancel) -> Any:
+        assert self._pipe is not None
+        try:
+            while True:
+                if cancel.is_set():
+                    self._flag[0] = 1
+                if self._pipe.poll(POLL_S):
+                    return self._pipe.recv()
+        except (EOFError, OSError) as exc:
+            raise self._died() from exc
+
+    def _drain(self) -> None:
+        """Stop a request that nobody listens to any more."""
+        self._flag[0] = 1
+        stop = threading.Event()
+        try:
+            while self._pipe is not None:
+                if isinstance(self._receive(stop), Finished | Failed):
+                    return
+        except EngineDied:
+            return
+
+    def _died(self) -> EngineDied:
+        status = self._process.wait(CLOSE_S) if self._process else None
+        self._stop()
+        how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
+        return EngineDied(
+            f"the engine's process ended with {how}; the conversation is kept, "
+            f"and {self.options.log_file} has its last words"
+        )
+
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _stop(self) -> None:
+        self.facts = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()  # the worker ends itself on this
+            try:
+                self._process.wait(CLOSE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+def _error(failed: Failed) -> EdgeAgentError:
+    made: EdgeAgentError = getattr(errors, failed.kind)(*failed.args)
+    return made
+
+
+def _python_path() -> list[str]:
+    """Return what was set, so that an installation found only through it is found again."""
+    return [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]

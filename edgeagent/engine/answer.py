@@ -1,0 +1,91 @@
+"""An answer under way: its tokens, its grammar state, and a way to end it that fits the budget.
+
+Knows no logits: it is told a token and says what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from llguidance import LLMatcher
+
+from edgeagent.engine.closing import Closer, completes
+from edgeagent.errors import EngineError
+
+
+class Answer:
+    """Tokens that the grammar allows, and always enough room to close.
+
+    At any moment `tokens` followed by `plan` is a complete answer of at most `budget` tokens.
+    """
+
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        tokens: list[int],
+        plan: list[int],
+        budget: int,
+        closer: Closer,
+        ends: Collection[int],
+    ) -> None:
+        """Go on from `tokens`, which `matcher` has consumed."""
+        assert len(tokens) + len(plan) <= budget, (len(tokens), len(plan), budget)
+        self.matcher = matcher
+        self.tokens = tokens
+        self.plan = plan
+        self.budget = budget
+        self.is_done = matcher.is_stopped()
+        self._closer = closer
+        self._ends = ends
+
+    def take(self, token: int) -> list[int]:
+        """Write a token that the grammar allows and what it forces; return what was written.
+
+        A token after which the answer could not be closed within the budget is not taken; the
+        plan is, and the answer is done.
+        """
+        if token in self._ends:
+            self.is_done = True
+            return []
+        trial = self.matcher.deep_copy()
+        run = [token]
+        if trial.consume_token(token):
+            run += forced(trial)
+        rest = self._rest(trial, run)
+        if rest is None:
+            return self.close()
+        self.matcher, self.plan = trial, rest
+        self.tokens += run
+        self.is_done = trial.is_stopped()
+        return run
+
+    def close(self) -> list[int]:
+        """End the answer by its plan; return what was written."""
+        run = self.plan
+        self.matcher.consume_tokens(run)
+        self.tokens += run
+        self.plan, self.is_done = [], True
+        return run
+
+    def _rest(self, trial: LLMatcher, run: list[int]) -> list[int] | None:
+        room = self.budget - len(self.tokens) - len(run)
+        if room < 0 or trial.is_error():
+            return None
+        if self.plan[: len(run)] == run:
+            return self.plan[len(run) :]
+        # Inside a string the old plan closes the longer one too; trying costs 20 us, a search 500.
+        if len(self.plan) <= room and completes(trial, self.plan):
+            return self.plan
+        return self._closer.plan(trial, room)
+
+
+def forced(matcher: LLMatcher) -> list[int]:
+    """Consume and return the tokens that the grammar leaves no choice about.
+
+    Raises:
+        EngineError: the grammar became too complex for its engine.
+    """
+    run: list[int] = [] if matcher.is_stopped() else matcher.compute_ff_tokens()
+    if run and not matcher.consume_tokens(run):
+        raise EngineError(f"the grammar refused its own tokens: {matcher.get_error()}")
+    return run

@@ -1,0 +1,75 @@
+"""The shortest way out of an unfinished call: how a token budget always leaves room to close.
+
+Knows the grammar's matcher and the vocabulary's bytes; asks no model.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from itertools import chain
+
+from llguidance import LLMatcher
+
+from edgeagent.engine.vocabulary import Vocabulary
+
+_CLOSERS = frozenset(b'"}]\n')
+_LETTERS = [c for c in string.ascii_lowercase + string.ascii_uppercase if c not in "tfneE"]
+
+
+class Closer:
+    """Finds token runs that complete an answer."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        steering = set(vocabulary.special.values())
+        by_bytes: dict[bytes, int] = {}
+        for token, piece in enumerate(vocabulary.pieces):
+            if piece and token not in steering:
+                by_bytes.setdefault(piece, token)
+        closers = sorted((p for p in by_bytes if set(p) <= _CLOSERS), key=lambda p: (-len(p), p))
+        quotes = [p for p in closers if p.startswith(b'"')]
+        # A letter is allowed only inside a string, so that strings that must be longer get
+        # letters, and numbers, where digits would never end, get closed.
+        letters = [c.encode() for c in _LETTERS]
+        rest = [p for p in closers if not p.startswith(b'"')]
+        digits = [c.encode() for c in string.digits]
+        ranked = chain(quotes, letters, rest, digits, (b"n", b"t", b"f", b"[", b"{", b"-", b" "))
+        self._preferred = [by_bytes[piece] for piece in ranked if piece in by_bytes]
+        others = sorted(by_bytes.values(), key=lambda t: (len(vocabulary.pieces[t]), t))
+        self._all = others + sorted(steering - set(vocabulary.ends))
+
+    def plan(self, matcher: LLMatcher, limit: int) -> list[int] | None:
+        """Return at most `limit` tokens that complete the answer, or None if none were found.
+
+        The same state gives the same tokens. Costs about 30 us per token that is not forced.
+        """
+        state = matcher.deep_copy()
+        tokens: list[int] = []
+        while not is_complete(state):
+            run = state.compute_ff_tokens()
+            if not run:
+                choice = self._choose(state.compute_bitmask())
+                if choice is None:
+                    return None
+                run = [choice]
+            tokens += run
+            if len(tokens) > limit or not state.consume_tokens(run):
+                return None
+        return tokens
+
+    def _choose(self, mask: bytes) -> int | None:
+        for token in chain(self._preferred, self._all):
+            if mask[token >> 3] >> (token & 7) & 1:
+                return token
+        return None
+
+
+def is_complete(matcher: LLMatcher) -> bool:
+    """Tell whether the answer may end here."""
+    return not matcher.is_error() and (matcher.is_stopped() or matcher.is_accepting())
+
+
+def completes(matcher: LLMatcher, tokens: Sequence[int]) -> bool:
+    """Tell whether the tokens lead from the matcher's state to a complete answer."""
+    state = matcher.deep_copy()
+    return state.try_consume_tokens(list(tokens)) == len(tokens) and is_complete(state)

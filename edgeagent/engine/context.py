@@ -1,0 +1,112 @@
+"""What the model has read so far: a token log and the memory of llama.cpp that mirrors it.
+
+Knows no prompt and no grammar. One thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.errors import EngineError
+
+N_BATCH = 128
+"""Tokens per forward pass of a prefill: progress about once a second on a slow board, and
+within 3 % of the speed of larger batches. Fixed, so that the same prompt gives the same bits."""
+_ABORTED = 2
+
+
+class Context:
+    """One sequence of tokens in a loaded model.
+
+    Holds `log`, the tokens in the context, in order; memory and log always agree.
+    """
+
+    def __init__(self, pointer: Any, vocabulary: Vocabulary, n_ctx: int) -> None:
+        self._pointer = pointer
+        self._memory = llama.llama_get_memory(pointer)
+        self._batch = llama.llama_batch_init(N_BATCH, 0, 1)
+        for index in range(N_BATCH):
+            self._batch.n_seq_id[index] = 1
+            self._batch.seq_id[index][0] = 0
+        self.vocabulary = vocabulary
+        self.n_ctx = n_ctx
+        self.log: list[int] = []
+        self.n_passes = 0
+        """Forward passes since the model was loaded."""
+
+    def keep(self, n: int) -> int:
+        """Drop what follows the first `n` tokens; return how many are left.
+
+        A recurrent model cannot go back to any place and drops everything.
+        """
+        if n < len(self.log):
+            if n == 0 or not llama.llama_memory_seq_rm(self._memory, 0, n, -1):
+                llama.llama_memory_clear(self._memory, True)
+                n = 0
+            del self.log[n:]
+        return len(self.log)
+
+    def decode(self, tokens: Sequence[int], *, logits: bool) -> bool:
+        """Read at most `N_BATCH` more tokens; `logits` asks for the row after the last.
+
+        Returns False, with the log as before, when the abort flag was raised meanwhile.
+
+        Raises:
+            EngineError: llama.cpp failed; what it said is in the log file.
+        """
+        start, n = len(self.log), len(tokens)
+        assert 0 < n <= N_BATCH, n
+        batch = self._batch
+        batch.n_tokens = n
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = start + index
+            batch.logits[index] = 0
+        batch.logits[n - 1] = logits
+        status = llama.llama_decode(self._pointer, batch)
+        self.n_passes += 1
+        self.log.extend(tokens)
+        if status == 0:
+            return True
+        # Part of the batch may have been read already.
+        self.keep(start)
+        if status == _ABORTED:
+            return False
+        raise EngineError(
+            f"llama.cpp could not read {n} tokens at position {start} (status {status}); "
+            "its reason is in the engine's log file"
+        )
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits after the last token, shape (n_tokens,); valid until the next pass."""
+        row = llama.llama_get_logits_ith(self._pointer, -1)
+        return np.ctypeslib.as_array(row, shape=(self.vocabulary.n_tokens,))
+
+    def save(self, path: Path) -> bool:
+        """Write the context to a file; False when it could not be written."""
+        tokens = (llama.llama_token * len(self.log))(*self.log)
+        raw = str(path).encode()
+        n = llama.llama_state_seq_save_file(self._pointer, raw, 0, tokens, len(self.log))
+        return int(n) > 0
+
+    def load(self, path: Path, tokens: Sequence[int]) -> bool:
+        """Replace the context by a saved one; False and an empty context if it is not `tokens`."""
+        self.keep(0)
+        read = (llama.llama_token * len(tokens))()
+        n_read = ctypes.c_size_t(0)
+        n = llama.llama_state_seq_load_file(
+            self._pointer, str(path).encode(), 0, read, len(tokens), ctypes.byref(n_read)
+        )
+        if n and n_read.value == len(tokens) and list(read) == list(tokens):
+            self.log = list(tokens)
+            return True
+        llama.llama_memory_clear(self._memory, True)
+        return False

@@ -1,0 +1,285 @@
+"""One step: prefill the prompt, decode one answer under the grammar, read the verdict.
+
+Knows tokens, grammars and the context; renders nothing and starts no process.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeagent import calls
+from edgeagent.engine.answer import Answer, forced
+from edgeagent.engine.branch import DeferralReader
+from edgeagent.engine.client import StepDone, StepRule
+from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.grammar import Grammars
+from edgeagent.engine.prefix import PrefixStore
+from edgeagent.engine.prompt import n_shared
+from edgeagent.engine.wire import Wire, read_calls
+from edgeagent.errors import ContextFull, EngineError
+from edgeagent.events import Prefilled, Token
+from edgeagent.messages import DEFER, Call, Tool, Usage, Verdict
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is known of the step under way."""
+
+    prompt: list[int]
+    rule: StepRule
+    answer: Answer
+    reader: DeferralReader | None
+    verdict: Verdict | None
+    n_reused: int = 0
+    n_sampled: int = 0
+    n_shown: int = 0
+    first_row: NDArray[np.float32] | None = None
+    n_first: int = 0
+    """Tokens of the answer before `first_row`."""
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=codecs.getincrementaldecoder("utf-8")
+    )
+
+
+class _Cancelled(Exception):
+    """The abort flag was raised."""
+
+
+class Decoder:
+    """Takes steps with one context."""
+
+    def __init__(
+        self,
+        context: Context,
+        grammars: Grammars,
+        wire: Wire,
+        prefixes: PrefixStore,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._context = context
+        self._grammars = grammars
+        self._wire = wire
+        self._prefixes = prefixes
+        self._cancelled = cancelled
+        self._pieces = context.vocabulary.pieces
+
+    def warm(self, prefix: list[int]) -> Generator[Prefilled, None, str]:
+        """Bring the prefix into the context; return where it came from."""
+        shared = n_shared(self._context.log, prefix)
+        if shared == len(prefix):
+            return "context"
+        try:
+            n_read = yield from self._prefill(prefix, len(prefix), len(prefix), logits=False)
+        except _Cancelled:
+            return "none"
+        return "disk" if n_read == 0 else "prefilled"
+
+    def step(
+        self, prompt: list[int], n_prefix: int, tools: Sequence[Tool], rule: StepRule
+    ) -> Iterator[Prefilled | Token | StepDone]:
+        """Yield progress, pieces of the answer, and the step; the context holds what was read.
+
+        The first `n_prefix` tokens of `prompt` are those that every prompt begins with.
+
+        Raises:
+            ContextFull: prompt and budget do not fit; nothing was read.
+        """
+        step = self._begin(prompt, rule)
+        if len(prompt) + step.answer.budget > self._context.n_ctx:
+            raise ContextFull(len(prompt), step.answer.budget, self._context.n_ctx)
+        started = time.perf_counter()
+        prefilled = started
+        try:
+            target = prompt + step.answer.tokens
+            n_read = yield from self._prefill(target, n_prefix, len(prompt), logits=True)
+            step.n_reused = len(prompt) - n_read
+            prefilled = time.perf_counter()
+            yield from self._decode(step)
+        except _Cancelled:
+            yield self._done(step, (), "", started, prefilled, is_complete=False)
+            return
+        text = b"".join(self._pieces[token] for token in step.answer.tokens).decode()
+        made, words = self._read(text, tools, rule)
+        yield self._done(step, made, words, started, prefilled, is_complete=True)
+
+    def _begin(self, prompt: list[int], rule: StepRule) -> _Step:
+        offered = rule.offered
+        matcher = self._grammars.matcher(offered)
+        tokens = forced(matcher)
+        asks = DEFER in offered and len(offered) > 1
+        ways = [offered]
+        if asks and rule.on_defer is not None:
+            ways.append(rule.on_defer)
+        if asks and rule.defer_threshold is not None:
+            ways.append(offered - {DEFER})
+        openings = [self._opening(names, tokens) for names in ways]
+        # Only where even the shortest call is longer does it set the budget.
+        budget = max(rule.max_tokens, len(tokens) + max(map(len, openings)))
+        answer = Answer(
+            matcher, tokens, openings[0], budget, self._grammars.closer,
+            self._context.vocabulary.ends,
+        )  # fmt: skip
+        if DEFER not in offered:
+            return _Step(prompt, rule, answer, None, Verdict(False, 0.0, "not offered"))
+        heads = self._grammars.heads(offered)
+        reader = DeferralReader(heads, self._pieces, rule.defer_threshold)
+        return _Step(prompt, rule, answer, reader, None)
+
+    def _opening(self, names: frozenset[str], written: list[int]) -> list[int]:
+        opening = self._grammars.opening(names, written)
+        if opening is None:
+            raise EngineError(f"no short call of {', '.join(sorted(names))} satisfies its schema")
+        return opening
+
+    def _prefill(
+        self, target: list[int], n_prefix: int, n_prompt: int, *, logits: bool
+    ) -> Generator[Prefilled, None, int]:
+        """Read what the context lacks of `target`; return how many prompt tokens were read."""
+        context = self._context
+        shared = n_shared(context.log, target)
+        if n_prefix > shared and self._prefixes.load(context, target[:n_prefix]):
+            shared = n_prefix
+        # The row after the last token has to be computed, so that one is read again.
+        at = first = context.keep(min(shared, len(target) - 1) if logits else shared)
+        saves = at < n_prefix
+        total = max(n_prompt - first, 0)
+        yield Prefilled(0, total)
+        while at < len(target):
+            end = min(at + N_BATCH, len(target))
+            if at < n_prefix < end and saves:
+                end = n_prefix
+            self._read_in(target[at:end], logits=logits and end == len(target))
+            at = end
+            if saves and at == n_prefix:
+                self._prefixes.save(context)
+            yield Prefilled(max(min(at, n_prompt) - first, 0), total)
+        return total
+
+    def _read_in(self, tokens: list[int], *, logits: bool) -> None:
+        for at in range(0, len(tokens), N_BATCH):
+            part = tokens[at : at + N_BATCH]
+            wants = logits and at + N_BATCH >= len(tokens)
+            if self._cancelled() or not self._context.decode(part, logits=wants):
+                raise _Cancelled
+
+    def _decode(self, step: _Step) -> Iterator[Token]:
+        """Write the answer; its last run is not read, it rides on the next prefill."""
+        row = None if step.answer.is_done else self._context.logits()
+        while row is not None:
+            mask = step.answer.matcher.compute_bitmask()
+            allowed = _allowed(mask, len(row))
+            if allowed.size == 0:
+                step.answer.close()
+                break
+            token = self._choose(step, row, mask, allowed)
+            if token < 0:
+                row = yield from self._again(step)
+                continue
+            step.n_sampled += 1
+            run = step.answer.take(token)
+            if step.verdict is not None:
+                yield from self._show(step)
+            if step.answer.is_done:
+                break
+            self._read_in(run, logits=True)
+            row = self._context.logits()
+        yield from self._show(step)
+
+    def _choose(
+        self, step: _Step, row: NDArray[np.float32], mask: bytes, allowed: NDArray[np.intp]
+    ) -> int:
+        """Return the model's token; -1 when the first row is to be read with other names."""
+        if step.reader is None or step.verdict is not None:
+            best = int(row.argmax())
+            is_allowed = mask[best >> 3] >> (best & 7) & 1
+            return best if is_allowed else int(allowed[int(row[allowed].argmax())])
+        if step.first_row is None:
+            step.first_row, step.n_first = row.copy(), len(step.answer.tokens)
+        written = b"".join(self._pieces[token] for token in step.answer.tokens)
+        reading = step.reader.read(row, allowed, written)
+        step.verdict = reading.verdict
+        if step.verdict is None:
+            return reading.token
+        if step.verdict.deferred and step.rule.on_defer is not None:
+            return -1
+        return reading.token
+
+    def _again(self, step: _Step) -> Generator[Token, None, NDArray[np.float32] | None]:
+        """Go back to the first row with fewer names; costs no pass unless names are forced."""
+        assert step.verdict is not None
+        assert step.first_row is not None
+        names = step.rule.on_defer if step.verdict.deferred else None
+        names = step.rule.offered - {DEFER} if names is None else names
+        old = step.answer
+        written = old.tokens[: step.n_first]
+        matcher = self._grammars.matcher(names)
+        if matcher.try_consume_tokens(written) != len(written):
+            raise EngineError("the grammars of one model begin with different tokens")
+        run = forced(matcher)
+        plan = self._opening(names, written + run)
+        budget = max(old.budget, len(written) + len(run) + len(plan))
+        step.answer = Answer(
+            matcher, written + run, plan, budget, self._grammars.closer,
+            self._context.vocabulary.ends,
+        )  # fmt: skip
+        yield from self._show(step)
+        target = step.prompt + written
+        if self._context.keep(len(target)) < len(target):
+            self._read_in(target[len(self._context.log) :], logits=True)
+        if step.answer.is_done:
+            return None
+        if run:
+            self._read_in(run, logits=True)
+            return self._context.logits()
+        return step.first_row
+
+    def _show(self, step: _Step) -> Iterator[Token]:
+        tokens = step.answer.tokens
+        raw = b"".join(self._pieces[token] for token in tokens[step.n_shown :])
+        step.n_shown = len(tokens)
+        if text := step.decoder.decode(raw):
+            yield Token(text)
+
+    def _read(
+        self, text: str, tools: Sequence[Tool], rule: StepRule
+    ) -> tuple[tuple[Call, ...], str]:
+        """Parse and validate what was decoded; the grammar has promised that this succeeds."""
+        if self._grammars.is_words(text):
+            return (), text
+        try:
+            read = read_calls(self._wire, text, rule.offered | (rule.on_defer or frozenset()))
+        except ValueError as exc:
+            raise EngineError(f"the decoded call cannot be read: {exc}") from exc
+        for name, arguments in read:
+            if reason := calls.validate(name, arguments, tools):
+                raise EngineError(f"the decoded call is not valid: {reason}")
+        return tuple(Call(calls.new_id(), name, arguments) for name, arguments in read), ""
+
+    def _done(
+        self, step: _Step, made: tuple[Call, ...], words: str, started: float, prefilled: float,
+        *, is_complete: bool,
+    ) -> StepDone:  # fmt: skip
+        now = time.perf_counter()
+        usage = Usage(
+            n_prompt=len(step.prompt),
+            n_reused=step.n_reused,
+            n_decoded=len(step.answer.tokens),
+            n_sampled=step.n_sampled,
+            prefill_ms=(prefilled - started) * 1000,
+            decode_ms=(now - prefilled) * 1000,
+            n_ctx=self._context.n_ctx,
+        )
+        return StepDone(
+            made, words, step.verdict, usage, "complete" if is_complete else "cancelled"
+        )
+
+
+def _allowed(mask: bytes, n_tokens: int) -> NDArray[np.intp]:
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[:n_tokens]
+    return np.flatnonzero(bits)

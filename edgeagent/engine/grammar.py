@@ -1,0 +1,206 @@
+"""Tools as a grammar: what the model may write, and nothing else.
+
+A tool's JSON Schema is narrowed, never widened: every string that the grammar admits is valid
+against the schema as it was given. What cannot be enforced is refused by name. Knows no prompt
+and no weights.
+Source: llguidance 1.9.1, docs/syntax.md and docs/json_schema.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from llguidance import LLMatcher
+
+from edgeagent.engine.closing import Closer
+from edgeagent.engine.narrowing import narrowed
+from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.engine.wire import ID_SLOT, N_SHORT_ID, Wire
+from edgeagent.errors import EngineError, SchemaRefused
+from edgeagent.messages import CONTROL_NAMES, Json, Tool
+
+Mode: TypeAlias = Literal["one", "parallel", "parallel_or_text"]
+
+MAX_PARALLEL = 8
+"""Calls in one step."""
+LONGEST_CALL = 4096
+"""Tokens; a schema whose shortest call is longer is refused."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_KEYWORD = re.compile(r'Unimplemented keys: \["([^"]+)"')
+
+
+class Grammars:
+    """Grammars of one model over sets of tools; each is compiled once, in about 3 ms."""
+
+    def __init__(self, vocabulary: Vocabulary, wire: Wire, mode: Mode) -> None:
+        self._vocabulary = vocabulary
+        self._wire = wire
+        self._mode = mode
+        self._closer = Closer(vocabulary)
+        self._matchers: dict[tuple[str, ...], LLMatcher] = {}
+        self._tools: tuple[Tool, ...] = ()
+        self._openings: dict[tuple[frozenset[str], tuple[int, ...]], list[int] | None] = {}
+
+    @property
+    def closer(self) -> Closer:
+        """Finds the way out of any state of these grammars."""
+        return self._closer
+
+    def use(self, tools: Sequence[Tool]) -> None:
+        """Make these the tools that the other methods speak of."""
+        if tuple(tools) != self._tools:
+            self._tools = tuple(tools)
+            self._matchers.clear()
+            self._openings.clear()
+
+    def check(self, tools: Sequence[Tool]) -> None:
+        """Return if every tool's schema can be enforced.
+
+        Raises:
+            SchemaRefused: one cannot; it carries the tool's name and the keyword.
+        """
+        for tool in tools:
+            if not _NAME.fullmatch(tool.name):
+                raise SchemaRefused(tool.name, "a name is 1 to 64 letters, digits, _, . or -")
+            if sum(other.name == tool.name for other in tools) > 1:
+                raise SchemaRefused(tool.name, "two tools have this name")
+            self._check_schema(tool)
+
+    def matcher(self, names: frozenset[str]) -> LLMatcher:
+        """Return a fresh matcher that offers the tools by these names."""
+        key = tuple(tool.name for tool in self._tools if tool.name in names)
+        if not key:
+            raise EngineError(f"none of the tools {sorted(names)} is known; offer at least one")
+        if key not in self._matchers:
+            offered = [tool for tool in self._tools if tool.name in names]
+            self._matchers[key] = LLMatcher(
+                self._vocabulary.for_grammar, self._lark(offered), log_level=0
+            )
+            if self._matchers[key].is_error():
+                raise EngineError(f"{', '.join(key)}: {_reason(self._matchers[key].get_error())}")
+        return self._matchers[key].deep_copy()
+
+    def opening(self, names: frozenset[str], written: Sequence[int] = ()) -> list[int] | None:
+        """Return the tokens that complete the cheapest call after `written`; None if none does."""
+        key = (names, tuple(written))
+        if key not in self._openings:
+            plans = [
+                plan
+                for tool in self._tools
+                if tool.name in names
+                and (plan := self._alone(tool.name, written)) is not None
+            ]  # fmt: skip
+            self._openings[key] = min(plans, key=len, default=None)
+        return self._openings[key]
+
+    def heads(self, names: frozenset[str]) -> dict[str, bytes]:
+        """Return what each call begins with, up to its arguments."""
+        wire = self._wire
+        return {name: f"{wire.before}{name}{wire.between}".encode() for name in names}
+
+    def is_words(self, text: str) -> bool:
+        """Tell whether a complete answer is plain words."""
+        return self._mode == "parallel_or_text" and not text.startswith(self._wire.before)
+
+    def _alone(self, name: str, written: Sequence[int]) -> list[int] | None:
+        state = self.matcher(frozenset({name}))
+        if state.try_consume_tokens(list(written)) != len(written):
+            return None
+        return self._closer.plan(state, LONGEST_CALL)
+
+    def _check_schema(self, tool: Tool) -> None:
+        try:
+            Draft202012Validator.check_schema(dict(tool.parameters))
+        except SchemaError as exc:
+            where = ".".join(str(part) for part in exc.absolute_path)
+            raise SchemaRefused(
+                tool.name, f"not a JSON Schema at {where!r}: {exc.message}"
+            ) from exc
+        factor = _fraction(tool.parameters)
+        if factor is not None:
+            raise SchemaRefused(tool.name, f"multipleOf {factor} is not exact in binary fractions")
+        failed, problems = LLMatcher.validate_grammar_with_warnings(
+            self._lark([tool]), self._vocabulary.for_grammar
+        )
+        if failed or problems:
+            raise SchemaRefused(tool.name, _reason(problems[0]))
+        state = LLMatcher(self._vocabulary.for_grammar, self._lark([tool]), log_level=0)
+        if state.is_error():
+            raise SchemaRefused(tool.name, _reason(state.get_error()))
+        if self._closer.plan(state, LONGEST_CALL) is None:
+            raise SchemaRefused(
+                tool.name, f"no call of at most {LONGEST_CALL} tokens satisfies its schema"
+            )
+
+    def _lark(self, offered: Sequence[Tool]) -> str:
+        """Write the grammar: any control call alone, or several others where the mode allows."""
+        wire = self._wire
+        rules: list[str] = []
+        alone: list[str] = []
+        joined: list[str] = []
+        for index, tool in enumerate(offered):
+            rules.append(f"call_{index}: {_literal(tool.name + wire.between)} arguments_{index}")
+            rules.append(f"arguments_{index}: %json {json.dumps(self._schema(tool))}")
+            many = self._mode != "one" and wire.separator is not None
+            (joined if many and tool.name not in CONTROL_NAMES else alone).append(f"call_{index}")
+        if joined:
+            rules.append(f"joined: {' | '.join(joined)}")
+            again = f"({self._text(wire.separator or '')} joined){{0,{MAX_PARALLEL - 1}}}"
+            alone.append(f"joined {again}")
+        start = f"{self._text(wire.before)} calls {self._text(wire.after)}"
+        if self._mode == "parallel_or_text":
+            # Plain words begin with no blank and not as a call might, spelled in letters or not.
+            start += " | WORDS"
+            rules.append(r"WORDS: /[^\s{\[<](.|\n)*/")
+        return "\n".join([f"start: {start}", f"calls: {' | '.join(alone)}", *rules])
+
+    def _schema(self, tool: Tool) -> Mapping[str, Json]:
+        style = {
+            "whitespace_flexible": False,
+            "item_separator": self._wire.item_separator,
+            "key_separator": self._wire.key_separator,
+        }
+        return {**narrowed(tool.parameters), "x-guidance": style}
+
+    def _text(self, text: str) -> str:
+        """Write template text as grammar: special tokens by id, the rest as literals."""
+        special = self._vocabulary.special
+        parts: list[str] = []
+        names = "|".join(map(re.escape, [*special, ID_SLOT]))
+        for part in re.split(f"({names})", text):
+            if part == ID_SLOT:
+                parts.append(f"/[a-zA-Z0-9]{{{N_SHORT_ID}}}/")
+            elif part in special:
+                parts.append(f"<[{special[part]}]>")
+            elif part:
+                parts.append(_literal(part))
+        return " ".join(parts)
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _reason(problem: str) -> str:
+    """Return the keyword, or the first line of what llguidance said."""
+    if keyword := _KEYWORD.search(problem):
+        return f"the grammar cannot enforce {keyword[1]!r}"
+    line = problem.partition("failed to compile JSON schema: ")[2] or problem
+    return f"the grammar cannot enforce its schema: {line.strip().splitlines()[0]}"
+
+
+def _fraction(schema: Json) -> float | None:
+    """Return a `multipleOf` that is no whole number: validators disagree about 19.99 by 0.01."""
+    if isinstance(schema, Mapping):
+        factor = schema.get("multipleOf")
+        if isinstance(factor, float) and not factor.is_integer():
+            return factor
+    parts = schema.values() if isinstance(schema, Mapping) else schema
+    if isinstance(schema, Mapping | list | tuple):
+        return next((found for part in parts if (found := _fraction(part)) is not None), None)
+    return None

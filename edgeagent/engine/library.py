@@ -1,0 +1,154 @@
+"""Opens a GGUF file with llama.cpp: the seam to its C interface.
+
+Speaks the raw interface only; llama-cpp-python's own classes keep a copy of every logit and lose
+long tokens. What llama.cpp says goes to file descriptor 2, which in the worker is the log file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+from edgeagent import gguf_header
+from edgeagent.engine import memory
+from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.errors import ModelLoadError
+
+DEFAULT_N_CTX = 8192
+MIN_N_CTX = 256
+SETTING = "f16-kv no-flash-attention"
+"""What shapes the saved memory beside the model. Flash attention is slower on CPUs below 64
+rows (118 against 72 ms per token for 1.7B at a depth of 3,072), and only a
+quantized V needs it."""
+_LEVEL_INFO, _LEVEL_WARN = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that is ready to run."""
+
+    context: Context
+    template: str
+    """Its chat template, empty where it has none."""
+    name: str
+    quant: str
+    n_params: int
+    size_bytes: int
+
+
+def open_model(path: Path, n_ctx: int | None, n_threads: int | None, abort_address: int) -> Opened:
+    """Load the file; a byte other than 0 at `abort_address` stops a running pass within 1 ms.
+
+    Raises:
+        ModelLoadError: the file is not a whole GGUF model, or does not fit into memory.
+    """
+    header = gguf_header.read(path)
+    architecture = header.text("general.architecture")
+    if not architecture or not header.tensors:
+        raise ModelLoadError(f"{path} holds no model; use the file with the weights")
+    trained = header.number(f"{architecture}.context_length") or DEFAULT_N_CTX
+    n_ctx = min(n_ctx or DEFAULT_N_CTX, trained)
+    if n_ctx < MIN_N_CTX:
+        raise ModelLoadError(f"a context of {n_ctx} tokens is too small; use at least {MIN_N_CTX}")
+    memory.check(header, path.name, n_ctx, N_BATCH)
+    _listen()
+    llama.llama_backend_init()
+    model = _load_weights(path)
+    pointer = _make_context(model, path, n_ctx, n_threads or physical_cores(), abort_address)
+    vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
+    context = Context(pointer, vocabulary, n_ctx)
+    return Opened(
+        context,
+        header.text("tokenizer.chat_template"),
+        header.text("general.name") or path.stem,
+        _quant(header),
+        int(llama.llama_model_n_params(model)),
+        header.size_bytes,
+    )
+
+
+def physical_cores() -> int:
+    """Return the cores that this process may use, hyper-threads counted once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    cores: set[tuple[str, str]] = set()
+    try:
+        blocks = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
+    except OSError:
+        blocks = []
+    for block in blocks:
+        lines = [line.partition(":") for line in block.splitlines()]
+        facts = {key.strip(): value.strip() for key, _, value in lines}
+        if "core id" in facts and int(facts.get("processor", -1)) in allowed:
+            cores.add((facts.get("physical id", "0"), facts["core id"]))
+    # ARM boards list no core ids and have no hyper-threads.
+    return len(cores) or len(allowed) or os.cpu_count() or 1
+
+
+def _load_weights(path: Path) -> Any:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = 0
+    _complaints.clear()
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelLoadError(
+            f"llama.cpp cannot load {path}: {_complaint()}; use another build or convert it again"
+        )
+    return model
+
+
+def _make_context(model: Any, path: Path, n_ctx: int, n_threads: int, abort_address: int) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_ctx = n_ctx
+    params.n_batch = params.n_ubatch = N_BATCH
+    params.n_seq_max = 1
+    params.n_outputs_max = 1
+    params.n_threads = params.n_threads_batch = n_threads
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.type_k = params.type_v = llama.GGML_TYPE_F16
+    params.offload_kqv = params.op_offload = False
+    params.no_perf = True
+    _complaints.clear()
+    pointer = llama.llama_init_from_model(model, params)
+    if not pointer:
+        raise ModelLoadError(
+            f"llama.cpp cannot open a context of {n_ctx} tokens for {path}: {_complaint()}; "
+            "lower model.n_ctx"
+        )
+    # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
+    strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+    llama.llama_set_abort_callback(pointer, strlen, abort_address)
+    return pointer
+
+
+def _quant(header: gguf_header.Header) -> str:
+    """Return the weight type that most bytes have."""
+    sizes: dict[str, int] = {}
+    for tensor in header.tensors:
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.n_bytes
+    return max(sizes, key=lambda name: sizes[name])
+
+
+_complaints: deque[str] = deque(maxlen=8)
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]  # llama_cpp has no types
+def _on_log(level: int, text: bytes, _: Any) -> None:
+    if level >= _LEVEL_INFO:
+        os.write(2, text)
+    if level >= _LEVEL_WARN and text.strip():
+        _complaints.append(text.decode("utf-8", "replace").strip())
+
+
+def _listen() -> None:
+    llama.llama_log_set(_on_log, ctypes.c_void_p(0))
+
+
+def _complaint() -> str:
+    return _complaints[0] if _complaints else "it gave no reason"

@@ -1,0 +1,323 @@
+"""A conversation as the model's tokens, exactly as its template renders it.
+
+Policy, tool texts, customer and tool results are untrusted: nothing they say can form a control
+or user-defined token. They go through the template in disguise, each character that occurs in a
+special token replaced by a private one, so that every special token in the disguised rendering
+is the template's own. Where the plain rendering has the same ones, llama.cpp tokenizes it whole,
+which is exact by definition; where untrusted text spells more of them, the rendering is taken
+apart and such text becomes ordinary characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from edgeagent.engine.client import Prompt
+from edgeagent.engine.template import Template
+from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.engine.wire import N_SHORT_ID, Wire
+from edgeagent.manifest import PLACEHOLDER, Dialect
+from edgeagent.messages import (
+    RESPOND,
+    Call,
+    CallMessage,
+    Json,
+    ResultMessage,
+    TextMessage,
+    Tool,
+    UserMessage,
+)
+
+_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+_KEYWORDS = frozenset({
+    "type", "properties", "required", "items", "enum", "const", "description", "title", "default",
+    "examples", "format", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "minLength", "maxLength", "minItems", "maxItems", "multipleOf", "additionalProperties",
+    "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "prefixItems", "patternProperties",
+    "nullable", "deprecated", "uniqueItems", "minProperties", "maxProperties", "$schema",
+})  # fmt: skip
+_BY_NAME = frozenset({"properties", "$defs", "definitions", "patternProperties"})
+"""Keywords whose value maps names of the tool's author to schemas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What the template made of a conversation."""
+
+    text: str
+    """As the model shall read it."""
+    disguised: str
+    """The same, character for character, with the untrusted ones replaced."""
+
+
+class PromptWriter:
+    """Renders and tokenizes prompts for one model and dialect."""
+
+    def __init__(
+        self, template: Template, vocabulary: Vocabulary, wire: Wire, dialect: Dialect
+    ) -> None:
+        self._template = template
+        self._vocabulary = vocabulary
+        self._wire = wire
+        self._dialect = dialect
+        self._alphabet = sorted({c for text in vocabulary.special for c in text if _hides(c)})
+        self._any_special = _overlapping(vocabulary.special)
+        self._any_ungated = _overlapping(vocabulary.user_defined)
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Return the prompt's tokens, ending where the model begins to write.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        return self.tokenize(self.render(prompt))
+
+    def prefix(self, policy: str, tools: tuple[Tool, ...]) -> list[int]:
+        """Return the tokens that every conversation under this policy and these tools begins with.
+
+        Raises:
+            TemplateError: the template refuses the tools.
+        """
+        first, second = (
+            self.tokens(Prompt(policy, tools, (UserMessage(text),))) for text in ("a", "7")
+        )
+        return first[: n_shared(first, second)]
+
+    def render(self, prompt: Prompt) -> Rendering:
+        """Return the prompt's text and its disguise.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        disguise = self._disguise(prompt)
+        messages = [
+            {"role": "system", "content": self._dialect.system.replace(
+                PLACEHOLDER, disguise.text(prompt.policy)
+            )},
+            *self._messages(prompt, disguise),
+        ]  # fmt: skip
+        disguised = self._template.render(
+            messages,
+            [disguise.tool(tool) for tool in prompt.tools],
+            thinking=self._dialect.thinking,
+        )
+        return Rendering(disguise.undo(disguised), disguised)
+
+    def tokenize(self, rendering: Rendering) -> list[int]:
+        """Return the tokens of a rendering; only the template's own text forms special ones."""
+        if self._spans(rendering.text) == self._spans(rendering.disguised):
+            return self._vocabulary.encode(rendering.text, parse_special=True)
+        tokens: list[int] = []
+        for part in self._parts(rendering.disguised):
+            if isinstance(part, int):
+                tokens.append(part)
+            else:
+                tokens += self._plain(rendering.text[part.start : part.stop])
+        return tokens
+
+    def _disguise(self, prompt: Prompt) -> _Disguise:
+        # Customers may write private characters too; stand-ins are some that nobody used here.
+        taken = {c for text in _strings(prompt) for c in text if c >= "\U000f0000"}
+        taken |= {c for c in self._template.source + self._dialect.system if c >= "\U000f0000"}
+        free = (chr(code) for code in range(0xF0000, 0x110000) if chr(code) not in taken)
+        stand_ins = islice(free, len(self._alphabet))
+        return _Disguise(dict(zip(self._alphabet, stand_ins, strict=True)))
+
+    def _messages(self, prompt: Prompt, disguise: _Disguise) -> Iterator[Mapping[str, Json]]:
+        for message in prompt.conversation:
+            match message:
+                case UserMessage(text):
+                    yield {"role": "user", "content": disguise.text(text)}
+                case TextMessage(text):
+                    yield {"role": "assistant", "content": disguise.text(text)}
+                case CallMessage(calls):
+                    written = [self._call(call, disguise) for call in calls]
+                    yield {"role": "assistant", "content": "", "tool_calls": written}
+                case ResultMessage(call_id, name, content):
+                    if name != RESPOND:
+                        yield self._result(call_id, name, content, disguise)
+
+    def _call(self, call: Call, disguise: _Disguise) -> Mapping[str, Json]:
+        arguments = disguise.value(dict(call.arguments))
+        if self._wire.arguments_as_text:
+            separators = (self._wire.item_separator, self._wire.key_separator)
+            arguments = json.dumps(arguments, ensure_ascii=False, separators=separators)
+        function = {"name": disguise.text(call.name), "arguments": arguments}
+        return {"id": self._id(call.id), "type": "function", "function": function}
+
+    def _result(
+        self, call_id: str, name: str, content: str, disguise: _Disguise
+    ) -> Mapping[str, Json]:
+        text = disguise.text(content)
+        if self._dialect.tool_results == "user":
+            return {"role": "user", "content": text}
+        return {
+            "role": "tool",
+            "name": disguise.text(name),
+            "tool_call_id": self._id(call_id),
+            "content": text,
+        }
+
+    def _id(self, call_id: str) -> str:
+        plain = "".join(c for c in call_id if c.isascii() and (c.isalnum() or c in "_-"))
+        if self._wire.short_ids:
+            return plain.replace("_", "").replace("-", "")[-N_SHORT_ID:].rjust(N_SHORT_ID, "0")
+        return plain
+
+    def _spans(self, text: str) -> list[tuple[int, str]]:
+        if self._any_special is None:
+            return []
+        return [(m.start(), m[1]) for m in self._any_special.finditer(text)]
+
+    def _parts(self, disguised: str) -> list[int | slice]:
+        """Cut at the template's own special tokens, the longest first, as llama.cpp does."""
+        parts: list[int | slice] = [slice(0, len(disguised))]
+        for text, token in self._vocabulary.special.items():
+            if text in disguised:
+                parts = list(chain.from_iterable(
+                    [part] if isinstance(part, int) else self._split(disguised, part, text, token)
+                    for part in parts
+                ))  # fmt: skip
+        return parts
+
+    def _split(self, disguised: str, part: slice, text: str, token: int) -> Iterator[int | slice]:
+        start = part.start
+        while (at := disguised.find(text, start, part.stop)) >= 0:
+            left = disguised[start:at]
+            if token in self._vocabulary.strips_left:
+                left = left.rstrip()
+            if left:
+                yield slice(start, start + len(left))
+            yield token
+            start = at + len(text)
+            if token in self._vocabulary.strips_right:
+                rest = disguised[start : part.stop]
+                start += len(rest) - len(rest.lstrip())
+        if start < part.stop:
+            yield slice(start, part.stop)
+
+    def _plain(self, text: str) -> list[int]:
+        """Tokenize text so that nothing in it is special."""
+        tokens: list[int] = []
+        for piece in self._cut(text):
+            made = self._vocabulary.encode(piece, parse_special=False)
+            if self._vocabulary.special.keys() & {self._vocabulary.text_of(t) for t in set(made)}:
+                # A word that happens to be spelled as a special token: letter by letter.
+                made = [t for c in piece for t in self._vocabulary.encode(c, parse_special=False)]
+            tokens += made
+        return tokens
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """Cut inside every spelling of a token that llama.cpp would find regardless."""
+        start = 0
+        for match in self._any_ungated.finditer(text) if self._any_ungated else ():
+            if match.start() >= start:
+                yield text[start : match.start() + 1]
+                start = match.start() + 1
+        yield text[start:]
+
+
+class _Disguise:
+    """Swaps the characters that special tokens are made of for stand-ins, and back."""
+
+    def __init__(self, stand_ins: Mapping[str, str]) -> None:
+        self._there = str.maketrans(dict(stand_ins))
+        self._back = str.maketrans({stand_in: char for char, stand_in in stand_ins.items()})
+
+    def text(self, text: str) -> str:
+        # Lone surrogates, which JSON can carry, have no bytes to tokenize.
+        return text.encode("utf-8", "replace").decode().translate(self._there)
+
+    def undo(self, text: str) -> str:
+        return text.translate(self._back)
+
+    def value(self, value: Json) -> Json:
+        match value:
+            case str():
+                return self.text(value)
+            case Mapping():
+                return {self.text(key): self.value(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.value(item) for item in value]
+        return value
+
+    def tool(self, tool: Tool) -> Mapping[str, Json]:
+        return {
+            "type": "function",
+            "function": {
+                "name": self.text(tool.name),
+                "description": self.text(tool.description),
+                "parameters": self.schema(tool.parameters),
+            },
+        }
+
+    def schema(self, schema: Json) -> Json:
+        """Disguise a JSON Schema but for the words that templates look for."""
+        if isinstance(schema, list | tuple):
+            return [self.schema(item) for item in schema]
+        if not isinstance(schema, Mapping):
+            return self.value(schema)
+        return {
+            key if key in _KEYWORDS else self.text(key): self._keyword(key, value)
+            for key, value in schema.items()
+        }
+
+    def _keyword(self, key: str, value: Json) -> Json:
+        if key == "type":
+            kinds = [value] if isinstance(value, str) else value
+            known = isinstance(kinds, list) and all(kind in _TYPES for kind in kinds)
+            return value if known else self.value(value)
+        if key in _BY_NAME and isinstance(value, Mapping):
+            return {self.text(name): self.schema(item) for name, item in value.items()}
+        if isinstance(value, Mapping) or key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            return self.schema(value) if key not in ("default", "const") else self.value(value)
+        return self.value(value)
+
+
+def n_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens the two begin with in common."""
+    n = min(len(first), len(second))
+    if first[:n] == second[:n]:
+        return n
+    low = 0
+    while n - low > 1:
+        middle = (low + n) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            n = middle
+    return low
+
+
+def _hides(char: str) -> bool:
+    # Templates strip blanks, and JSON escapes quotes and backslashes; both must work as ever.
+    return not char.isspace() and char not in "\"'\\"
+
+
+def _overlapping(texts: Mapping[str, int]) -> re.Pattern[str] | None:
+    """Find every place where one of the texts stands, the longest where several do."""
+    if not texts:
+        return None
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))")
+
+
+def _strings(prompt: Prompt) -> Iterator[str]:
+    yield prompt.policy
+    for tool in prompt.tools:
+        yield from (tool.name, tool.description, json.dumps(tool.parameters, ensure_ascii=False))
+    for message in prompt.conversation:
+        match message:
+            case UserMessage(text) | TextMessage(text):
+                yield text
+            case CallMessage(calls):
+                for call in calls:
+                    yield call.name
+                    yield json.dumps(call.arguments, ensure_ascii=False)
+            case ResultMessage(_, name, content):
+                yield name
+                yield content

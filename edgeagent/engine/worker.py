@@ -1,0 +1,161 @@
+"""The worker process: one model, one pipe, one request at a time.
+
+Started by `client.Engine`; its standard output and error are the log file from the first moment
+on. It ends when its standard input closes, which happens when the parent is gone, however that
+came about. An error of ours crosses the pipe; any other ends the process and is in the log file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from edgeagent.engine import library
+from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
+from edgeagent.engine.decode import Decoder
+from edgeagent.engine.grammar import Grammars
+from edgeagent.engine.prefix import PrefixStore
+from edgeagent.engine.prompt import PromptWriter
+from edgeagent.engine.protocol import Failed, Finished, Request
+from edgeagent.engine.template import Template
+from edgeagent.engine.wire import probe
+from edgeagent.errors import EdgeAgentError
+from edgeagent.events import Prefilled, Token
+from edgeagent.messages import Tool
+
+
+class Worker:
+    """A loaded model and what serves it."""
+
+    def __init__(self, options: EngineOptions, flag: mmap.mmap) -> None:
+        """Load the model.
+
+        Raises:
+            ModelLoadError: the file cannot be run on this machine.
+            TemplateError: its chat template is missing or cannot carry tools.
+        """
+        started = time.perf_counter()
+        self._flag = flag
+        address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
+        opened = library.open_model(options.path, options.n_ctx, options.n_threads, address)
+        context, vocabulary = opened.context, opened.context.vocabulary
+        if options.context_limit is not None:
+            context.n_ctx = min(context.n_ctx, options.context_limit)
+        special = {
+            "bos_token": vocabulary.text_of(vocabulary.begin),
+            "eos_token": vocabulary.text_of(vocabulary.end),
+        }
+        template = Template(opened.template, special)
+        ends = [vocabulary.text_of(token) for token in vocabulary.ends]
+        wire = probe(template, ends, options.dialect.thinking)
+        self._writer = PromptWriter(template, vocabulary, wire, options.dialect)
+        self._grammars = Grammars(vocabulary, wire, options.dialect.calls)
+        prefixes = PrefixStore(options.cache_dir, options.path, library.SETTING)
+        self._decoder = Decoder(context, self._grammars, wire, prefixes, self._is_cancelled)
+        self._prefixes: dict[tuple[str, str], list[int]] = {}
+        self.facts = ModelFacts(
+            opened.name,
+            opened.quant,
+            context.n_ctx,
+            opened.n_params,
+            opened.size_bytes,
+            (time.perf_counter() - started) * 1000,
+            "none",
+        )
+
+    def check(self, tools: tuple[Tool, ...]) -> None:
+        """Return if every tool's schema can be enforced.
+
+        Raises:
+            SchemaRefused: one cannot.
+        """
+        self._grammars.check(tools)
+
+    def warm(self, policy: str, tools: tuple[Tool, ...]) -> Iterator[Prefilled | Finished]:
+        """Bring the prefix of every prompt into the context."""
+        source = yield from self._decoder.warm(self._prefix(policy, tools))
+        yield Finished(source)
+
+    def step(self, prompt: Prompt, rule: StepRule) -> Iterator[Prefilled | Token | StepDone]:
+        """Take one step."""
+        self._grammars.use(prompt.tools)
+        prefix = self._prefix(prompt.policy, prompt.tools)
+        tokens = self._writer.tokens(prompt)
+        n_prefix = len(prefix) if tokens[: len(prefix)] == prefix else 0
+        yield from self._decoder.step(tokens, n_prefix, prompt.tools, rule)
+
+    def _prefix(self, policy: str, tools: tuple[Tool, ...]) -> list[int]:
+        key = (policy, repr(tools))
+        if key not in self._prefixes:
+            self._prefixes = {key: self._writer.prefix(policy, tools)}
+        return self._prefixes[key]
+
+    def _is_cancelled(self) -> bool:
+        return self._flag[0] != 0
+
+
+def serve(pipe: Connection, flag: mmap.mmap) -> None:
+    """Answer requests until the parent closes the pipe."""
+    worker: Worker | None = None
+    while True:
+        try:
+            request: Request = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if request.kind == "load":
+                (options,) = request.args
+                worker = Worker(options, flag)
+                pipe.send(Finished(worker.facts))
+                continue
+            assert worker is not None, "the first request loads the model"
+            for said in _answers(worker, request):
+                pipe.send(said)
+        except EdgeAgentError as exc:
+            pipe.send(Failed(type(exc).__name__, _arguments(exc)))
+
+
+def _answers(worker: Worker, request: Request) -> Iterator[Any]:
+    match request.kind:
+        case "check":
+            worker.check(*request.args)
+            yield Finished()
+        case "warm":
+            yield from worker.warm(*request.args)
+        case "step":
+            yield from worker.step(*request.args)
+            yield Finished()
+        case "load":
+            raise AssertionError("a worker loads one model")
+
+
+def _arguments(exc: EdgeAgentError) -> tuple[Any, ...]:
+    """Return what the error's class has to be called with to make it again."""
+    fields = tuple(vars(exc).values())
+    return fields or exc.args
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve on the file descriptors named on the command line: pipe, abort flag."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    flag = mmap.mmap(int(sys.argv[2]), 2)
+    serve(Connection(int(sys.argv[1])), flag)
+
+
+if __name__ == "__main__":
+    main()
