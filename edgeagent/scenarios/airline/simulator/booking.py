@@ -1,0 +1,190 @@
+"""The task of booking: collect, search, price, confirm, book."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edgeagent.messages import Json
+from edgeagent.scenarios.airline.simulator import records, spoken, wording
+from edgeagent.scenarios.airline.simulator.desk import Desk, TaskOver, ToolRefused
+from edgeagent.scenarios.airline.simulator.goals import Utterance
+from edgeagent.scenarios.airline.world import BAG_FEE, INSURANCE_FEE, free_bags
+
+MAX_PASSENGERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Basket:
+    """A trip that is about to be booked."""
+
+    trip: dict[str, Json]
+    flight_type: str
+    cabin: str
+    flights: list[Json]
+    """As the search showed them."""
+    passengers: list[Json]
+    n_bags: int
+    n_paid_bags: int
+    insurance: str
+
+    @property
+    def expression(self) -> str:
+        """The price as the calculator takes it."""
+        fares = " + ".join(str(flight["prices"][self.cabin]) for flight in self.flights)
+        n = len(self.passengers)
+        if n == 1:
+            terms = [fares]
+        else:
+            terms = [f"{n} * {fares}" if len(self.flights) == 1 else f"{n} * ({fares})"]
+        if self.n_paid_bags:
+            terms.append(f"{BAG_FEE} * {self.n_paid_bags}")
+        if self.insurance == "yes":
+            terms.append(f"{INSURANCE_FEE} * {n}")
+        return " + ".join(terms)
+
+
+def book(desk: Desk) -> Utterance:
+    """Book a trip for a customer, from the first question to the reservation id."""
+    user = records.user(desk)
+    trip = records.route_and_date(desk)
+    flight_type = desk.ask("flight_type", "ask_flight_type")
+    return_date = desk.ask("return_date", "ask_return_date") if flight_type == "round_trip" else ""
+    cabin = desk.ask("cabin", "ask_cabin")
+    passengers = _passengers(desk, user)
+    n_seats = len(passengers)
+    flights = choose(desk, trip, cabin, n_seats, "offer_flights")
+    if return_date:
+        back = {"origin": trip["destination"], "destination": trip["origin"], "date": return_date}
+        flights += choose(desk, back, cabin, n_seats, "offer_return")
+    n_bags = desk.ask("bags", "ask_bags")
+    insurance = desk.ask("insurance", "ask_insurance")
+    payment = desk.ask("payment", "ask_payment", ways=wording.ways(user))
+    if payment["kind"] == "three":
+        return desk.defer("payment split over three methods", "larger_split")
+    n_paid = paid_bags(desk, user["membership"], cabin, len(passengers), n_bags)
+    basket = Basket(trip, flight_type, cabin, flights, passengers, n_bags, n_paid, insurance)
+    return _pay(desk, user, basket, payment)
+
+
+def choose(desk: Desk, trip: dict[str, Json], cabin: str, n_seats: int, reply: str) -> list[Json]:
+    """Search, offer, and return the flights that the customer picks.
+
+    Raises:
+        TaskOver: there is nothing to choose from.
+    """
+    told = {"date": trip["date"], "cabin": wording.cabin(cabin)}
+    desk.slots.pop("flight_numbers", None)
+    listed = desk.use("search_direct_flight", **trip)
+    found = wording.seats(listed, cabin, n_seats)[: wording.MAX_SHOWN]
+    if found:
+        picked = desk.ask("flight_numbers", reply, **told, flights=wording.options(found, cabin))
+        return [flight for flight in found if flight["flight_number"] in picked]
+    pairs = records.connections(desk, trip, cabin, n_seats)[:2]
+    if not pairs:
+        raise TaskOver(desk.say("found_nothing", **trip, cabin=wording.cabin(cabin)))
+    picked = desk.ask("flight_numbers", "offer_onestop", **told, pairs=wording.pairs(pairs, cabin))
+    chosen = next(
+        (pair for pair in pairs if tuple(leg["flight_number"] for leg in pair) == picked), pairs[0]
+    )
+    return list(chosen)
+
+
+def paid_bags(desk: Desk, membership: str, cabin: str, n_passengers: int, n_bags: int) -> int:
+    """Return how many bags have to be paid for; thinks it through where there are bags."""
+    if not n_bags:
+        return 0
+    free = free_bags(membership, cabin, n_passengers)
+    n_paid = max(0, n_bags - free)
+    people = "1 passenger" if n_passengers == 1 else f"{n_passengers} passengers"
+    desk.think(
+        f"{membership}, {wording.cabin(cabin)}, {people}: {free} free bags. "
+        f"{n_bags} bags: {n_paid} paid."
+    )
+    return n_paid
+
+
+def _passengers(desk: Desk, user: Json) -> list[Json]:
+    """Return the passengers as the booking takes them; the customer's own data are on file."""
+    people = []
+    for person in desk.ask("passengers", "ask_passengers"):
+        if person.get("is_self"):
+            people.append({**user["name"], "dob": user["dob"]})
+        else:
+            people.append({key: person[key] for key in ("first_name", "last_name", "dob")})
+    return people
+
+
+def _pay(desk: Desk, user: Json, basket: Basket, payment: Json) -> Utterance:
+    """Work out the price, confirm and book; another way to pay is asked for where one fails."""
+    expression = basket.expression
+    total = int(expression) if expression.isdigit() else desk.calculate(expression)
+    while True:
+        paid = _split(desk, user, payment, total)
+        heard = desk.listen(desk.say("confirm_booking", **_told(basket, total, paid)))
+        if not heard.told.get("confirm"):
+            return desk.say("nothing_done")
+        try:
+            booked = desk.use("book_reservation", **_arguments(desk, basket, paid))
+        except ToolRefused as exc:
+            payment = other_payment(desk, exc)
+        else:
+            desk.reservations[booked["reservation_id"]] = booked
+            return desk.say("booked", reservation_id=booked["reservation_id"])
+
+
+def other_payment(desk: Desk, refusal: ToolRefused) -> Json:
+    """Return another way to pay after one was refused; any other refusal is a defect here."""
+    if not refusal.rule.startswith(("payment", "certificate")):
+        raise refusal
+    del desk.slots["payment"]
+    return desk.ask("payment", "payment_refused", error=refusal)
+
+
+def _split(desk: Desk, user: Json, payment: Json, total: int) -> list[Json]:
+    """Return what each payment method pays."""
+    if payment["kind"] == "one":
+        return [{"payment_id": payment["pid"], "amount": total}]
+    part = user["payment_methods"][payment["cert"]]["amount"]
+    if part >= total:
+        return [{"payment_id": payment["cert"], "amount": total}]
+    rest = desk.calculate(f"{total} - {part}")
+    return [
+        {"payment_id": payment["cert"], "amount": part},
+        {"payment_id": payment["pid"], "amount": rest},
+    ]
+
+
+def _told(basket: Basket, total: int, paid: list[Json]) -> dict[str, object]:
+    return {
+        "flight_type": wording.flight_type(basket.flight_type),
+        "cabin": wording.cabin(basket.cabin),
+        "flights": wording.trip(basket.flights),
+        "passengers": wording.people(basket.passengers),
+        "bags": basket.n_bags,
+        "insurance": basket.insurance,
+        "total": total,
+        "payment": spoken.join_words(part["payment_id"] for part in paid),
+    }
+
+
+def _arguments(desk: Desk, basket: Basket, paid: list[Json]) -> dict[str, Json]:
+    return {
+        "user_id": desk.slots["user_id"],
+        "origin": basket.trip["origin"],
+        "destination": basket.trip["destination"],
+        "flight_type": basket.flight_type,
+        "cabin": basket.cabin,
+        "flights": [
+            {"flight_number": flight["flight_number"], "date": flight["date"]}
+            for flight in basket.flights
+        ],
+        "passengers": basket.passengers,
+        "payment_methods": paid,
+        "total_baggages": basket.n_bags,
+        "nonfree_baggages": basket.n_paid_bags,
+        "insurance": basket.insurance,
+    }
+
+
+TASKS: Mapping[str, Callable[[Desk], Utterance]] = {"book": book}

@@ -1,0 +1,202 @@
+"""The expert's seat at the airline desk: talk, act, remember, and write everything down.
+
+Every step becomes one call with its result, exactly as a running agent records them, and one
+label beside it. Knows the tools' names, not the policy.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from edgeagent.cascade import ToolOutcome
+from edgeagent.messages import (
+    DEFER,
+    RESPOND,
+    THINK,
+    TRANSFER,
+    Call,
+    CallMessage,
+    Json,
+    Message,
+    ResultMessage,
+    UserMessage,
+)
+from edgeagent.scenarios.airline.simulator.customer import Customer
+from edgeagent.scenarios.airline.simulator.goals import Utterance
+from edgeagent.scenarios.airline.simulator.replies import REPLIES
+
+HardTurns: TypeAlias = Literal["end", "larger", "offline"]
+"""What a hard turn becomes: a deferral that ends the lesson; the larger model's answer, after
+which the lesson goes on; or a careful local answer, for the case that nobody can be asked."""
+
+Act: TypeAlias = Callable[[Call], ToolOutcome]
+
+MAX_STEPS = 60
+"""An episode that is longer has lost its way, which is a defect of this package."""
+
+
+class Ended(Exception):
+    """The conversation is over."""
+
+
+class TaskOver(Exception):
+    """The task ends here: it cannot go on, or the customer wants something else."""
+
+    def __init__(self, heard: Utterance) -> None:
+        super().__init__(heard.text)
+        self.heard = heard
+
+
+class ToolRefused(Exception):
+    """A tool answered with an error."""
+
+    def __init__(self, error: str, rule: str) -> None:
+        super().__init__(error)
+        self.rule = rule
+        """The policy's rule that refused it; empty where it was no rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is to be learnt from one step of the conversation."""
+
+    situation: str
+    """Name of the reply, or of the tool."""
+    by: Literal["expert", "larger model"] = "expert"
+    """Steps of the larger model are context, not lessons."""
+    is_hard: bool = False
+    """The deferral policy names this turn; the lesson is a deferral or what stands in for it."""
+    is_masked: bool = False
+    """The label holds only where deferring and writing are not offered."""
+
+
+class Desk:
+    """One conversation between the expert and a customer, on one backend."""
+
+    def __init__(self, customer: Customer, act: Act, seed: int | str, hard: HardTurns) -> None:
+        self._customer = customer
+        self._act = act
+        self._rng = random.Random(f"desk {seed}")
+        self._hard = hard
+        self.messages: list[Message] = []
+        self.labels: list[Label] = []
+        self.slots: dict[str, Json] = {}
+        """What the customer told for the present wish."""
+        self._intent: str | None = None
+        self.users: dict[str, Json] = {}
+        self.reservations: dict[str, Json] = {}
+
+    def open(self) -> Utterance:
+        """Let the customer speak first."""
+        return self._hear(self._customer.open())
+
+    def start_wish(self, heard: Utterance) -> None:
+        """Forget what belonged to the wish before; who the customer is stays known."""
+        known = {slot: self.slots[slot] for slot in ("user_id",) if slot in self.slots}
+        self.slots = {**known, **heard.told}
+        self._intent = heard.intent
+
+    def say(self, reply: str, /, **values: object) -> Utterance:
+        """Say a reply by name and return the customer's answer.
+
+        Raises:
+            Ended: the customer left.
+        """
+        return self._say(reply, Label(reply), values)
+
+    def ask(self, slot: str, reply: str, /, **values: object) -> Json:
+        """Return what the customer tells about `slot`, asking until it is told.
+
+        Raises:
+            TaskOver: the customer asks for something else instead.
+        """
+        while slot not in self.slots:
+            self.listen(self.say(reply, **values))
+        return self.slots[slot]
+
+    def listen(self, heard: Utterance) -> Utterance:
+        """Return what was heard in the middle of a task, or leave the task for a new wish."""
+        if heard.intent is not None and heard.intent != self._intent:
+            raise TaskOver(heard)
+        return heard
+
+    def use(self, name: str, /, **arguments: Json) -> Json:
+        """Call a tool and return its result.
+
+        Raises:
+            ToolRefused: the tool answered with an error.
+        """
+        return self._use(name, arguments, Label(name))
+
+    def calculate(self, expression: str) -> int:
+        """Return a whole number of dollars, worked out by the tool."""
+        return round(float(self.use("calculate", expression=expression)))
+
+    def think(self, thought: str) -> None:
+        """Note a thought that the customer does not see."""
+        self._record(THINK, {"thought": thought}, Label(THINK), lambda _: ToolOutcome(""))
+
+    def transfer(self, summary: str) -> None:
+        """Hand the customer to a person.
+
+        Raises:
+            Ended: always.
+        """
+        self._use(TRANSFER, {"summary": summary}, Label(TRANSFER))
+        raise Ended
+
+    def defer(self, reason: str, reply: str, /, **values: object) -> Utterance:
+        """Leave the turn to the larger model, as this lesson's hard turns are to be treated.
+
+        `reply` is what the larger model answers where the lesson goes on.
+        """
+        match self._hard:
+            case "end":
+                label = Label(DEFER, is_hard=True)
+                self._record(DEFER, {"reason": reason}, label, lambda _: ToolOutcome(DEFERRED))
+                raise Ended
+            case "larger":
+                return self._say(reply, Label(reply, by="larger model"), values)
+            case "offline":
+                return self._say("offline", Label("offline", is_hard=True, is_masked=True), {})
+
+    def _say(self, reply: str, label: Label, values: Mapping[str, object]) -> Utterance:
+        text = REPLIES[reply].format(**values)
+        self._record(RESPOND, {"message": text}, label, lambda _: ToolOutcome('{"ok": true}'))
+        answer = self._customer.reply(text)
+        if answer is None:
+            raise Ended
+        return self._hear(answer)
+
+    def _hear(self, text: str) -> Utterance:
+        self.messages.append(UserMessage(text))
+        heard = self._customer.last
+        if heard.intent is None:
+            self.slots.update(heard.told)
+        return heard
+
+    def _use(self, name: str, arguments: Mapping[str, Json], label: Label) -> Json:
+        outcome = self._record(name, arguments, label, self._act)
+        if outcome.is_error:
+            told = json.loads(outcome.content)
+            raise ToolRefused(told["error"], told.get("rule", ""))
+        return outcome.content if name == TRANSFER else json.loads(outcome.content)
+
+    def _record(
+        self, name: str, arguments: Mapping[str, Json], label: Label, act: Act
+    ) -> ToolOutcome:
+        assert len(self.labels) < MAX_STEPS, "the lesson does not end"
+        call = Call(f"call_{self._rng.getrandbits(48):012x}", name, arguments)
+        outcome = act(call)
+        result = ResultMessage(call.id, name, outcome.content, outcome.is_error)
+        self.messages += [CallMessage((call,)), result]
+        self.labels.append(label)
+        return outcome
+
+
+DEFERRED = '{"deferred": true}'
+"""Closes a deferral in the record; no model is ever shown it."""

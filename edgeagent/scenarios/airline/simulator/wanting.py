@@ -1,0 +1,437 @@
+"""Draw what a customer wants from a world in which it makes sense.
+
+The same seed draws the same goal. Names and routes whose checksum says so are reserved for
+evaluation: training never meets them as the customer's own. Knows nothing of phrases.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from edgeagent.messages import Json
+from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
+from edgeagent.scenarios.airline.simulator.goals import Goal, Wish
+from edgeagent.scenarios.airline.world import AIRPORTS, CABINS, World
+
+WEIGHTS: Mapping[str, float] = {
+    "lookup_overview": 5, "lookup_flights": 4, "lookup_passengers": 3, "lookup_bags": 3,
+    "lookup_payment": 3, "lookup_insurance": 3, "lookup_cabin": 3,
+    "profile_membership": 2, "profile_payment": 2, "profile_reservations": 2, "profile_email": 1,
+    "profile_passengers": 1, "profile_dob": 1,
+    "search": 8, "search_cheapest": 3, "search_earliest": 3,
+    "book": 16,
+    "change_date": 5, "change_open": 3, "upgrade": 5, "add_bags": 4, "add_bags_open": 2,
+    "passenger": 5, "cancel": 11, "compensation_cancelled": 4, "compensation_delayed": 1.5,
+    "refuse_insurance": 1.2, "refuse_remove_bags": 1.2, "refuse_count": 1.2, "refuse_route": 1.2,
+    "refuse_discount": 1.2,
+    "handoff": 4,
+    "scope_pet": 0.6, "scope_seat": 0.6, "scope_luggage": 0.6, "scope_meal": 0.6,
+    "scope_wheelchair": 0.6, "scope_hotel": 0.6, "scope_account": 0.6, "scope_crew": 0.6,
+    "scope_checkin": 0.6,
+    "off_weather": 1, "off_chat": 2, "off_advice": 1, "injection": 3,
+    "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
+    "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
+    "faq_certificates": 0.7, "faq_cancel_rules": 0.7, "faq_airports": 0.7, "faq_airport_code": 1.2,
+    "defer_refund": 4, "defer_total": 2, "defer_many": 2.5, "defer_plan": 2, "defer_ambiguous": 2,
+}  # fmt: skip
+"""How often each kind of wish is drawn."""
+
+ENDING = ("handoff", "scope_")
+"""Kinds that end a conversation, so nothing is wished after them."""
+
+_BAGS = ("add_bags", "add_bags_open")
+_FLIGHTS = ("change_date", "change_open", "upgrade")
+CONFIRMED = frozenset({"book", *_FLIGHTS, *_BAGS, "passenger", "cancel", "compensation_cancelled"})
+"""Kinds that come to a yes or no."""
+
+SILENT = ("faq_", "off_", "handoff", "injection", "refuse_discount", "search", "scope_")
+"""Kinds that need no user id."""
+
+
+@dataclass(slots=True)
+class Draw:
+    """One customer in the making."""
+
+    world: World
+    rng: random.Random
+    held_out: bool
+    user_id: str = ""
+    reservation_id: str | None = None
+    """Of the wish before."""
+    seen: set[str] = field(default_factory=set)
+
+    @property
+    def user(self) -> Json:
+        """The customer's document."""
+        return self.world.users[self.user_id]
+
+    def own(self, fits: Callable[[Json, list[str]], bool]) -> Json | None:
+        """Draw a reservation that fits, of this user or, before there is one, of any user."""
+        reservations = self.world.reservations
+        if self.user_id:
+            ids: Sequence[str] = self.user["reservations"]
+            if (
+                self.reservation_id is not None
+                and self.reservation_id in ids
+                and self.rng.random() < 0.6
+            ):
+                ids = [self.reservation_id]
+        else:
+            ids = [r for r in reservations if self.is_ours(reservations[r]["user_id"])]
+        found = [r for r in ids if fits(reservations[r], self.statuses(reservations[r]))]
+        return reservations[self.rng.choice(found)] if found else None
+
+    def is_ours(self, user_id: str) -> bool:
+        """Tell whether this user belongs to the split that is drawn."""
+        return is_reserved(self.world.users[user_id]["name"]["last_name"]) == self.held_out
+
+    def statuses(self, reservation: Json) -> list[str]:
+        """Return the status of each segment."""
+        flights = self.world.flights
+        return [
+            flights[s["flight_number"]]["dates"][s["date"]]["status"]
+            for s in reservation["flights"]
+        ]
+
+    def name(self) -> dict[str, str]:
+        """Draw a name of the split that is drawn."""
+        names = [name for name in LAST_NAMES if is_reserved(name) == self.held_out]
+        return {"first_name": self.rng.choice(FIRST_NAMES), "last_name": self.rng.choice(names)}
+
+    def person(self) -> dict[str, str]:
+        """Draw somebody with a date of birth."""
+        year, month, day = (
+            self.rng.randrange(1948, 2012), self.rng.randrange(1, 13), self.rng.randrange(1, 29)
+        )  # fmt: skip
+        return {**self.name(), "dob": f"{year}-{month:02d}-{day:02d}"}
+
+
+def is_reserved(text: str) -> bool:
+    """Tell whether a name or a route is kept for evaluation: about one in eight."""
+    return crc32(text.encode()) % 8 == 0
+
+
+def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
+    """Draw a customer with one to three wishes that this world can answer."""
+    draw = Draw(world, rng, held_out)
+    wishes: list[Wish] = []
+    n_wishes = rng.choices((1, 2, 3), weights=(62, 28, 10))[0]
+    while len(wishes) < n_wishes:
+        kind = rng.choices(tuple(WEIGHTS), weights=tuple(WEIGHTS.values()))[0]
+        if kind in draw.seen:
+            continue
+        wish = _draw_wish(draw, kind)
+        if wish is None:
+            if wishes and rng.random() < 0.2:
+                break
+            continue
+        draw.seen.add(kind)
+        wishes.append(wish)
+        draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
+        if kind.startswith(ENDING):
+            break
+    return Goal(
+        user_id=draw.user_id,
+        wishes=tuple(wishes),
+        held_out=held_out,
+        wrong_user_id=_mistype_id(draw.user_id, rng) if rng.random() < 0.05 else None,
+        greets_first=rng.random() < 0.08,
+    )
+
+
+def _draw_wish(draw: Draw, kind: str) -> Wish | None:
+    make = _MAKERS.get(kind) or _MAKERS.get(kind.split("_")[0]) or _plain
+    rng = draw.rng
+    facts = make(draw, kind)
+    if facts is None:
+        return None
+    if not draw.user_id:
+        # A wish without a reservation may be anybody's.
+        users = [user_id for user_id in draw.world.users if draw.is_ours(user_id)]
+        if not users:
+            return None
+        draw.user_id = rng.choice(users)
+    if kind in ("book", *_FLIGHTS, *_BAGS):
+        facts["payments"] = _payments(draw, is_booking=kind == "book")
+    facts["needs_user"] = not kind.startswith(SILENT)
+    vague = _vagueness(draw, kind, facts)
+    return Wish(
+        kind,
+        facts,
+        declines=kind in CONFIRMED and rng.random() < 0.08,
+        insists=rng.random() < 0.3,
+        vague=vague,
+    )
+
+
+def _vagueness(draw: Draw, kind: str, facts: dict[str, Json]) -> frozenset[str]:
+    rng = draw.rng
+    vague: set[str] = set()
+    reservation_id = facts.get("reservation_id")
+    if reservation_id is not None and reservation_id == draw.reservation_id:
+        facts["same_reservation"] = True
+    elif reservation_id is not None and not kind.startswith(("defer", "refuse")):
+        chance = rng.random()
+        if chance < 0.12 and len(draw.user["reservations"]) <= 5:
+            vague.add("reservation_id")
+            if len(draw.user["reservations"]) > 1 and rng.random() < 0.3:
+                vague.add("which")
+        elif chance < 0.17:
+            facts["wrong_reservation_id"] = _mistype_id(reservation_id, rng)
+    if kind in ("search", "book", "change_open") and rng.random() < 0.06:
+        vague.add("date")
+    return frozenset(vague)
+
+
+def _reservation(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    found = draw.own(lambda _reservation, _statuses: True)
+    return None if found is None else _of(draw, found)
+
+
+def _of(draw: Draw, reservation: Json) -> dict[str, Json]:
+    draw.user_id = reservation["user_id"]
+    return {"reservation_id": reservation["reservation_id"]}
+
+
+def _plain(_draw: Draw, _kind: str) -> dict[str, Json] | None:
+    return {}
+
+
+def _route(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    """Draw a route, mostly one with a direct flight, and a day on which it can be booked."""
+    rng = draw.rng
+    wants_reserved = draw.held_out and rng.random() < 0.5
+    for _ in range(60):
+        if rng.random() < 0.85:
+            flight = draw.world.flights[rng.choice(tuple(draw.world.flights))]
+            origin, destination = flight["origin"], flight["destination"]
+        else:
+            origin, destination = rng.sample(tuple(AIRPORTS), 2)
+        if is_reserved(origin + destination) == wants_reserved:
+            date = f"2024-05-{rng.randrange(16, 31)}"
+            facts: dict[str, Json] = {"origin": origin, "destination": destination, "date": date}
+            if rng.random() < 0.35:
+                facts["cabin"] = rng.choice(CABINS)
+            return facts
+    return None
+
+
+def _booking(draw: Draw, kind: str) -> dict[str, Json] | None:
+    rng = draw.rng
+    facts = _route(draw, kind)
+    if facts is None:
+        return None
+    flights = [
+        flight
+        for flight in draw.world.flights.values()
+        if (flight["origin"], flight["destination"]) == (facts["origin"], facts["destination"])
+    ]
+    if flights:
+        facts["flight_numbers"] = (rng.choice(flights)["flight_number"],)
+    facts["cabin"] = rng.choice(CABINS)
+    facts["flight_type"] = "one_way"
+    if rng.random() < 0.2 and facts["date"] < "2024-05-28":
+        facts["flight_type"] = "round_trip"
+        facts["return_date"] = f"2024-05-{rng.randrange(int(facts['date'][-2:]) + 2, 31)}"
+    people: list[Json] = []
+    if rng.random() < 0.75:
+        people.append({"is_self": True})
+    n_others = rng.choices((0, 1, 2), weights=(70, 25, 5))[0] if people else rng.choice((1, 1, 2))
+    facts["passengers"] = people + [draw.person() for _ in range(n_others)]
+    facts["bags"] = rng.choice((0, 0, 1, 1, 2, 3))
+    facts["insurance"] = rng.choice(("yes", "no"))
+    return facts
+
+
+def _change(draw: Draw, kind: str) -> dict[str, Json] | None:
+    is_basic = draw.rng.random() < 0.2
+    found = draw.own(
+        lambda r, statuses: (
+            set(statuses) == {"available"}
+            and len(statuses) == 1
+            and (r["cabin"] == "basic_economy") == is_basic
+        )
+    )
+    if found is None:
+        return None
+    days = sorted(
+        {
+            day
+            for flight in draw.world.flights.values()
+            if (flight["origin"], flight["destination"]) == (found["origin"], found["destination"])
+            for day, facts in flight["dates"].items()
+            if facts["status"] == "available"
+            and facts["available_seats"][found["cabin"]] >= len(found["passengers"])
+        }
+        - {found["flights"][0]["date"]}
+    )
+    if not days:
+        return None
+    facts = {**_of(draw, found), "date": draw.rng.choice(days)}
+    if kind == "change_date":
+        facts["in_opening"] = ("date",)
+    return facts
+
+
+def _upgrade(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    found = draw.own(lambda r, statuses: set(statuses) == {"available"} and len(statuses) <= 2)
+    if found is None:
+        return None
+    cabin = draw.rng.choice([cabin for cabin in CABINS if cabin != found["cabin"]])
+    return {**_of(draw, found), "cabin": cabin, "in_opening": ("cabin",)}
+
+
+def _bags(draw: Draw, kind: str) -> dict[str, Json] | None:
+    found = draw.own(
+        lambda r, statuses: set(statuses) == {"available"} and r["total_baggages"] <= 3
+    )
+    if found is None:
+        return None
+    facts = {**_of(draw, found), "bags": draw.rng.choice((1, 1, 1, 2, 2, 3))}
+    if kind == "add_bags":
+        facts["in_opening"] = ("bags",)
+    return facts
+
+
+def _passenger(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    found = draw.own(
+        lambda r, statuses: set(statuses) == {"available"} and len(r["passengers"]) <= 3
+    )
+    if found is None:
+        return None
+    old = draw.rng.choice(found["passengers"])
+    new = draw.person()
+    if draw.rng.random() < 0.4:
+        new = {**old, "last_name": new["last_name"]}
+    is_only = len(found["passengers"]) == 1 and draw.rng.random() < 0.7
+    change = {"old": None if is_only else old, "new": new}
+    return {**_of(draw, found), "new_passenger": change}
+
+
+def _cancel(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    """Draw a case first and a reservation for it then, so that every rule comes up."""
+    rng = draw.rng
+    case = rng.choice(
+        ("recent", "airline", "business", "covered", "uncovered", "murky", "bare", "bare", "flown")
+    )
+    found = draw.own(lambda r, statuses: _is_case(case, r, statuses))
+    if found is None:
+        return None
+    reasons = {
+        "airline": ("airline",),
+        "covered": ("health", "weather"),
+        "uncovered": ("plan",),
+        "murky": ("murky",),
+        "bare": ("plan", "plan", "health", "weather", "murky"),
+    }.get(case, ("plan", "plan", "health", "weather"))
+    return {**_of(draw, found), "reason": rng.choice(reasons)}
+
+
+def _is_case(case: str, reservation: Json, statuses: Sequence[str]) -> bool:
+    is_flown = bool({"landed", "flying"}.intersection(statuses))
+    if case == "flown" or is_flown:
+        return case == "flown" and is_flown
+    is_recent = reservation["created_at"] >= "2024-05-14T15:00:00"
+    is_business = reservation["cabin"] == "business"
+    by_airline = "cancelled" in statuses
+    if case in ("recent", "airline", "business"):
+        return {"recent": is_recent, "airline": by_airline, "business": is_business}[case]
+    is_free = is_recent or is_business or by_airline
+    is_insured = bool(reservation["insurance"] == "yes")
+    return is_insured == (case != "bare") and not is_free
+
+
+def _complaint(draw: Draw, kind: str) -> dict[str, Json] | None:
+    wants = {"cancelled"} if kind.endswith("cancelled") else {"delayed"}
+    if kind.endswith("cancelled") and draw.rng.random() < 0.15:
+        wants = {"available"}
+    found = draw.own(lambda _r, statuses: bool(wants.intersection(statuses)))
+    return None if found is None else _of(draw, found)
+
+
+def _refusal(draw: Draw, kind: str) -> dict[str, Json] | None:
+    facts = _reservation(draw, kind)
+    if facts is not None and kind == "refuse_route":
+        facts["origin"], facts["destination"] = draw.rng.sample(tuple(AIRPORTS), 2)
+    return facts
+
+
+def _place(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    code = draw.rng.choice(tuple(AIRPORTS))
+    found = _reservation(draw, "") or {}
+    return {**found, "destination": code, "city": code, "in_opening": ("city",)}
+
+
+def _allowance(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    membership = draw.rng.choice(("regular", "silver", "gold"))
+    cabin = draw.rng.choice(CABINS)
+    return {"membership": membership, "cabin": cabin, "in_opening": ("membership", "cabin")}
+
+
+def _hard(draw: Draw, kind: str) -> dict[str, Json] | None:
+    found = draw.own(lambda _r, statuses: "landed" not in statuses)
+    route = _route(draw, kind)
+    if found is None or route is None:
+        return None
+    bags = draw.rng.choice((1, 2, 3))
+    facts = {**route, "cabin": draw.rng.choice(CABINS), **_of(draw, found), "bags": bags}
+    return {**facts, "wants_facts": draw.rng.random() < 0.5}
+
+
+def _payments(draw: Draw, is_booking: bool) -> list[Json]:
+    """Draw how the customer wants to pay, first choice first; the last one always works."""
+    rng = draw.rng
+    methods = list(draw.user["payment_methods"].values())
+    by = {
+        source: [way for way in methods if way["source"] == source]
+        for source in ("credit_card", "gift_card", "certificate")
+    }
+    card = rng.choice(by["credit_card"])
+    told = {"kind": "one", "pid": card["id"], "brand": card["brand"], "digits": card["last_four"]}
+    rules = ["pay_with", "pay_with", "pay_digits"]
+    if len(by["credit_card"]) == 1:
+        rules += ["pay_card", "pay_card"]
+    ways: list[Json] = [{**told, "rule": rng.choice(rules)}]
+    if by["gift_card"] and rng.random() < 0.35:
+        gift = rng.choice(by["gift_card"])
+        rule = "pay_gift" if len(by["gift_card"]) == 1 and rng.random() < 0.5 else "pay_with"
+        ways.insert(0, {"kind": "one", "pid": gift["id"], "rule": rule})
+    elif is_booking and by["certificate"] and rng.random() < 0.35:
+        certificate = rng.choice(by["certificate"])["id"]
+        mixed = {**told, "cert": certificate, "kind": "two", "rule": "pay_certificate_card"}
+        ways.insert(0, mixed)
+    if is_booking and by["certificate"] and by["gift_card"] and rng.random() < 0.5:
+        parts = {"cert": by["certificate"][0]["id"], "gift": by["gift_card"][0]["id"]}
+        ways.insert(0, {**told, **parts, "kind": "three", "rule": "pay_three"})
+    return ways
+
+
+def _mistype_id(text: str, rng: random.Random) -> str:
+    """Change one digit, or a letter where there is none."""
+    places = [at for at, letter in enumerate(text) if letter.isdigit()]
+    at = rng.choice(places)
+    other = rng.choice([digit for digit in "0123456789" if digit != text[at]])
+    return text[:at] + other + text[at + 1 :]
+
+
+_MAKERS: Mapping[str, Callable[[Draw, str], dict[str, Json] | None]] = {
+    "lookup": _reservation,
+    "search": _route,
+    "book": _booking,
+    "change": _change,
+    "upgrade": _upgrade,
+    "add": _bags,
+    "passenger": _passenger,
+    "cancel": _cancel,
+    "compensation": _complaint,
+    "refuse_discount": _plain,
+    "refuse": _refusal,
+    "scope": _place,
+    "off": _place,
+    "faq_airport_code": _place,
+    "faq_bags": _allowance,
+    "defer": _hard,
+}
