@@ -92,6 +92,8 @@ class Session:
     ) -> None:
         """Load the history; run `recover` before the first turn of a session that has one.
 
+        Closes what it was given when it cannot go on.
+
         Raises:
             StoreError: the session is open in another process, or cannot be read.
         """
@@ -105,13 +107,12 @@ class Session:
         self.config = config
         self.grants = Grants()
         self._defer_threshold = defer_threshold
-        self._resources = ExitStack()
-        self._resources.enter_context(held(store, session_id))
-        self._resources.callback(store.close)
-        self._resources.callback(scenario.backend.close)
-        self._resources.callback(link.close)
-        self._resources.callback(local.close)
-        past = store.events(session_id)
+        with ExitStack() as stack:
+            for part in (store, scenario.backend, link, local):
+                stack.callback(part.close)
+            stack.enter_context(held(store, session_id))
+            past = store.events(session_id)
+            self._resources = stack.pop_all()
         self._conversation = history.conversation_of(past)
         self._turn_is_open = _open_turn(past) is not None
         if config.defer.scope == "conversation":

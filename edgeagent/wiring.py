@@ -53,19 +53,19 @@ def open_session(
     store = open_store()
     try:
         session_id = resume or store.create_session(scenario_ref, config.model.name)
-        return Session(
-            store,
-            session_id,
-            scenario,
-            local,
-            Remote(config.remote) if config.remote.base_url and not config.offline else None,
-            _started_link(config),
-            config,
-            config.defer.threshold if config.defer.threshold is not None else threshold,
-        )
     except BaseException:
         store.close()
         raise
+    return Session(
+        store,
+        session_id,
+        scenario,
+        local,
+        Remote(config.remote) if config.remote.base_url and not config.offline else None,
+        _started_link(config),
+        config,
+        config.defer.threshold if config.defer.threshold is not None else threshold,
+    )
 
 
 def _local_tier(config: Config) -> tuple[LocalTier, float | None]:

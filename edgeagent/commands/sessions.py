@@ -35,9 +35,9 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def list_(as_json: bool) -> None:
-    """Print all sessions, the one used last first."""
+    """Print the sessions in which something was said, the one used last first."""
     with closing(wiring.open_store()) as store:
-        rows = store.sessions()
+        rows = [row for row in store.sessions() if row.n_turns]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
         return
