@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from edgeagent.cascade import Backend
 from edgeagent.errors import ScenarioError
 from edgeagent.messages import Tool
 from edgeagent.scenarios import folder, job
@@ -36,7 +35,7 @@ class Scenario:
     """One line for the head of the screen; says so when there is no backend."""
     policy: str
     tools: tuple[Tool, ...]
-    backend: Backend
+    backend: Database | folder.FolderBackend
     greeting: str
     """What the desk says before the customer has said anything; not part of the conversation."""
     examples: tuple[str, ...]
