@@ -144,8 +144,14 @@ class Desk:
                 Option("orders", ("orders", "Order desk")),
             ),
             "sessions": lambda: (
-                Option("s2", ("2 Jan 10:15", "airline", "4 turns", "Where is my reservation?")),
-                Option("s1", ("1 Jan 09:00", "orders", "1 turn", "I want to return a lamp")),
+                Option(
+                    "s2",
+                    ("2 Jan 10:15", "airline", "4 turns", "Where is my reservation?"),
+                    "airline",
+                ),
+                Option(
+                    "s1", ("1 Jan 09:00", "orders", "1 turn", "I want to return a lamp"), "orders"
+                ),
             ),
             "export": self.export,
             "settings": (("model.name", "nano"), ("remote.base_url", ""), ("offline", "False")),

@@ -27,16 +27,18 @@ from edgeagent.tui.approval import Ask
 from edgeagent.tui.narration import Narration
 from edgeagent.tui.plain import literal, one_line
 from edgeagent.tui.ports import Choice, Option, Ports, SessionLike
-from edgeagent.tui.posts import Happened, OpeningFailed, SessionOpened, Work, WorkOver
+from edgeagent.tui.posts import OpeningFailed, SessionOpened, Woken, Work, WorkOver
 from edgeagent.tui.prompt import PromptBox
 from edgeagent.tui.screens import PageScreen, PickScreen
 from edgeagent.tui.status import Status, StatusLine
 from edgeagent.tui.themes import DARK, THEMES
 from edgeagent.tui.transcript import Transcript
 from edgeagent.tui.verbs import VERBS, named
-from edgeagent.tui.work import open_session, run_turn
+from edgeagent.tui.work import caught_up, open_session, run_turn
 
 LINK_PERIOD_S = 1.0
+PERIOD_S = 0.1
+"""Progress is drawn this often; facts are drawn at once."""
 TWICE_S = 2.0
 """Two ctrl+c within this time leave the app."""
 
@@ -107,6 +109,7 @@ class EdgeAgentApp(App[int]):
         self.narration = Narration(self.transcript, self.ports.keymap)
         self.query_one(PromptBox).focus()
         self.set_interval(LINK_PERIOD_S, self.look_at_link)
+        self._ticker = self.set_interval(PERIOD_S, self.catch_up, pause=True)
         self.open(self.choice)
 
     @property
@@ -142,12 +145,11 @@ class EdgeAgentApp(App[int]):
         self._run(partial(open_session, self.ports, choice, left, self.work, self.post_message))
 
     def _run(self, job: Callable[[], None]) -> None:
+        self._ticker.resume()
         self.run_worker(job, thread=True, group="work")
 
     def on_session_opened(self, message: SessionOpened) -> None:
         session = self.session = message.session
-        if self.choice.resume is not None:  # a session keeps the scenario it began with
-            self.choice = replace(self.choice, scenario=session.scenario_name)
         self.choice = replace(self.choice, resume=session.session_id)
         self.narration = Narration(self.transcript, self.ports.keymap)
         self.transcript.forget()
@@ -159,10 +161,14 @@ class EdgeAgentApp(App[int]):
         if message.n_recovered:
             self.narration.note("notice", "the last turn was interrupted and has been closed")
         facts = session.facts
+        status = self.status
+        for event in message.history:
+            status = status.after(event)
         self.status = replace(
-            self.status,
+            status,
             model=f"{facts.name} {facts.quant}".strip() if facts else self.choice.model,
             n_ctx=facts.n_ctx if facts else 0,
+            activity="",
         )
         head = f"{session.title}   {session.session_id}"
         self.query_one("#head-session", Static).update(literal(head))
@@ -222,19 +228,29 @@ class EdgeAgentApp(App[int]):
         line.update(f"next: {one_line(literal(text), 200)}" if text else "")
         line.set_class(bool(text), "-shown")
 
-    def on_happened(self, message: Happened) -> None:
-        event = message.event
-        # After a cancel what happened is still shown, since it did; what was about to is not.
-        is_progress = isinstance(event, (*TRANSIENT, StepStarted))
-        if message.work is not self.work or (self.work.cancel.is_set() and is_progress):
+    def on_woken(self, message: Woken) -> None:
+        if message.work is self.work:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Show what the worker thread has reported since the last time."""
+        work = self.work
+        if work is None:
             return
-        self.narration.show(event, message.slot)
-        self.status = self.status.after(event)
-        if message.slot is not None and not self.prompt.text:
-            self._focus_question()
+        for happening in caught_up(work):
+            event = happening.event
+            # After a cancel what happened is still shown, since it did; what was about to is not.
+            if work.cancel.is_set() and isinstance(event, (*TRANSIENT, StepStarted)):
+                continue
+            self.narration.show(event, happening.slot)
+            self.status = self.status.after(event)
+            if happening.slot is not None and not self.prompt.text:
+                self._focus_question()
 
     def on_work_over(self, message: WorkOver) -> None:
         """Send what waits, unless the turn was cancelled."""
+        self.catch_up()
+        self._ticker.pause()
         was_cancelled = message.work.cancel.is_set()
         self.work = None
         self.status = replace(self.status, activity="")
@@ -379,17 +395,21 @@ class EdgeAgentApp(App[int]):
     def action_model(self) -> None:
         """Let the person choose a model; the conversation stays."""
         self._pick("Switch model", self.ports.models, self.choice.model, pages.NO_MODELS,
-                   lambda value: replace(self.choice, model=value))  # fmt: skip
+                   lambda row: replace(self.choice, model=row.value))  # fmt: skip
 
     def action_scenario(self) -> None:
         """Let the person choose a scenario; a new conversation begins."""
         self._pick("Switch scenario", self.ports.scenarios, self.choice.scenario, "",
-                   lambda value: replace(self.choice, scenario=value, resume=None))  # fmt: skip
+                   lambda row: replace(self.choice, scenario=row.value, resume=None))  # fmt: skip
 
     def action_sessions(self) -> None:
         """Let the person continue an earlier conversation."""
-        self._pick("Sessions", self.ports.sessions, self.choice.resume or "", pages.NO_SESSIONS,
-                   lambda value: replace(self.choice, resume=value))  # fmt: skip
+
+        def chosen(row: Option) -> Choice:
+            return replace(self.choice, resume=row.value, scenario=row.scenario)
+
+        current = self.choice.resume or ""
+        self._pick("Sessions", self.ports.sessions, current, pages.NO_SESSIONS, chosen)
 
     def _pick(
         self,
@@ -397,7 +417,7 @@ class EdgeAgentApp(App[int]):
         offered: Callable[[], Sequence[Option]],
         current: str,
         empty: str,
-        chosen: Callable[[str], Choice],
+        chosen: Callable[[Option], Choice],
     ) -> None:
         async def ask() -> None:
             try:
@@ -405,9 +425,9 @@ class EdgeAgentApp(App[int]):
             except EdgeAgentError as error:
                 self.tell(str(error), "warning")
                 return
-            value = await self.push_screen_wait(PickScreen(title, options, empty, current))
-            if value is not None:
-                self.open(chosen(value))
+            row = await self.push_screen_wait(PickScreen(title, options, empty, current))
+            if row is not None:
+                self.open(chosen(row))
 
         self.run_worker(ask(), group="pick", exclusive=True)
 

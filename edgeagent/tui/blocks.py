@@ -6,6 +6,7 @@ A block is drawn by one widget, because a long transcript has hundreds of them. 
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import ClassVar, Literal
 
 from textual.content import Content
@@ -123,7 +124,7 @@ class Line(Widget):
             state = Content.styled(literal(self.state), self.get_visual_style("line--state"))
             parts += [Content("  "), state]
         if self.is_open:
-            text = literal(clipped(self.detail, DETAIL_CHARACTERS))
+            text = indent(literal(clipped(self.detail, DETAIL_CHARACTERS)), "  ")
             detail = Content.styled(text, self.get_visual_style("line--detail"))
             parts += [Content("\n"), detail]
         return Content("").join(parts)

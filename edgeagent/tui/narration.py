@@ -35,7 +35,7 @@ from edgeagent.events import (
 from edgeagent.messages import DEFER, RESPOND, THINK
 from edgeagent.tui.approval import Ask
 from edgeagent.tui.blocks import Line, LineKind, Said
-from edgeagent.tui.plain import milliseconds, one_line, pretty, short_arguments
+from edgeagent.tui.plain import milliseconds, one_line, pretty, reason, short_arguments
 from edgeagent.tui.posts import Slot
 from edgeagent.tui.transcript import Transcript
 
@@ -156,7 +156,7 @@ class Narration:
         line.is_bad = event.is_error
         line.code = pretty(event.content)
         line.detail += f"\n\nresult\n{line.code}"
-        outcome = f"failed: {one_line(event.content, 60)}" if event.is_error else "ok"
+        outcome = f"failed: {one_line(reason(event.content), 60)}" if event.is_error else "ok"
         line.state = f"{outcome}  {milliseconds(event.ms)}"
 
     def _stream(self, text: str) -> None:

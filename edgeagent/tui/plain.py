@@ -58,6 +58,15 @@ def pretty(content: str) -> str:
         return content
 
 
+def reason(content: str) -> str:
+    """Return what went wrong from a tool's error result: its `error` if it has one."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    return str(found["error"]) if isinstance(found, dict) and "error" in found else content
+
+
 def milliseconds(ms: float) -> str:
     """Return a duration in the unit that a person would say it in."""
     if ms < 1:

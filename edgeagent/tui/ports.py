@@ -34,6 +34,8 @@ class Option:
     value: str
     columns: tuple[str, ...]
     """Texts shown side by side; the last one may be long."""
+    scenario: str = ""
+    """Of a session: what its scenario is opened by."""
 
 
 class Facts(Protocol):

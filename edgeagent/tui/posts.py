@@ -1,7 +1,7 @@
-"""Messages from the worker threads to the app.
+"""What goes between the worker threads and the app.
 
-Each message of a turn carries the work it belongs to, so that what still arrives from work that
-was cancelled or left behind can be told apart.
+Events wait in the queue of their work; a message wakes the app when one should be shown at once.
+Progress wakes nobody: drawing takes the cores that decode, so the app looks ten times a second.
 """
 
 from __future__ import annotations
@@ -21,11 +21,20 @@ Slot: TypeAlias = SimpleQueue[Decision]
 """Where the answer to one question goes; the worker thread waits on it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event, and with `ApprovalNeeded` the slot for the answer."""
+
+    event: Event
+    slot: Slot | None = None
+
+
 class Work:
     """What a worker thread is busy with, and the way to stop it."""
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
+        self.happened: SimpleQueue[Happening] = SimpleQueue()
         self.slot: Slot | None = None
         """Of the question asked last."""
 
@@ -54,13 +63,10 @@ class OpeningFailed(Message):
 
 
 @dataclass
-class Happened(Message):
-    """Something happened in the turn, or while the session was warming up."""
+class Woken(Message):
+    """Something happened that should be shown at once."""
 
     work: Work
-    event: Event
-    slot: Slot | None = None
-    """Set with `ApprovalNeeded`."""
 
 
 @dataclass

@@ -20,8 +20,8 @@ from edgeagent.tui.ports import Option
 COLUMN_WIDTH = 44
 
 
-class PickScreen(ModalScreen[str | None]):
-    """A list; the result is the value of the chosen row, None if the person left."""
+class PickScreen(ModalScreen[Option | None]):
+    """A list; the result is the chosen row, None if the person left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss(None)", "Close", id="screen.close"),
@@ -58,7 +58,7 @@ class PickScreen(ModalScreen[str | None]):
             rows.action_cursor_down() if step > 0 else rows.action_cursor_up()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(self._options[event.option_index].value)
+        self.dismiss(self._options[event.option_index])
 
 
 def _aligned(options: Sequence[Option]) -> list[Content]:

@@ -1,26 +1,22 @@
 """What runs in worker threads: opening a session, and one turn.
 
-Touches no widget: everything goes out through `post`, which must be safe to call from a thread.
+Touches no widget: events go into the work's queue, and `post` must be safe to call from a thread.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from textual.message import Message
 
 from edgeagent.errors import EdgeAgentError
-from edgeagent.events import ApprovalNeeded, Decision, Event, Prefilled, Token, TurnFailed
+from edgeagent.events import TRANSIENT, ApprovalNeeded, Decision, Prefilled, Token, TurnFailed
 from edgeagent.tui.ports import Choice, Ports, SessionLike
-from edgeagent.tui.posts import Happened, OpeningFailed, SessionOpened, Work, WorkOver
+from edgeagent.tui.posts import Happening, OpeningFailed, SessionOpened, Woken, Work, WorkOver
 
 Post: TypeAlias = Callable[[Message], object]
-
-PERIOD_S = 0.1
-"""Progress reaches the screen this often at most: drawing takes the cores that decode."""
 
 
 def open_session(
@@ -33,8 +29,8 @@ def open_session(
         session = ports.open_session(choice)
         n_recovered = len(session.recover())
         post(SessionOpened(session, session.events(), n_recovered))
-        for progress in throttled(session.warm(work.cancel)):
-            post(Happened(work, progress))
+        for progress in session.warm(work.cancel):
+            work.happened.put(Happening(progress))
     except EdgeAgentError as error:
         post(OpeningFailed(str(error)))
     post(WorkOver(work))
@@ -49,39 +45,39 @@ def run_turn(session: SessionLike, text: str, work: Work, post: Post) -> None:
         return work.slot.get()
 
     try:
-        for event in throttled(session.turn(text, work.cancel, approve)):
+        for event in session.turn(text, work.cancel, approve):
             if isinstance(event, ApprovalNeeded):
                 work.slot = SimpleQueue()
-                post(Happened(work, event, work.slot))
+                work.happened.put(Happening(event, work.slot))
             else:
-                post(Happened(work, event))
+                work.happened.put(Happening(event))
+            if not isinstance(event, TRANSIENT):
+                post(Woken(work))
     except EdgeAgentError as error:
-        post(Happened(work, TurnFailed(str(error))))
+        work.happened.put(Happening(TurnFailed(str(error))))
     post(WorkOver(work))
 
 
-def throttled(events: Iterable[Event], period_s: float = PERIOD_S) -> Iterator[Event]:
-    """Yield `events` with progress thinned out: tokens joined, overtaken prefill reports left out.
-
-    Order is kept, no text is lost, and whatever is not progress is yielded at once.
-    """
-    held: Token | Prefilled | None = None
-    shown_at = float("-inf")
-    for event in events:
-        if isinstance(event, Token) and isinstance(held, Token):
-            held = Token(held.text + event.text)
-        elif isinstance(event, Prefilled) and isinstance(held, Prefilled):
-            held = event
-        else:
-            if held is not None:
-                yield held
-            held = None
-            if not isinstance(event, Token | Prefilled):
-                yield event
-                continue
-            held = event
-        if time.monotonic() - shown_at >= period_s:
-            yield held
-            held, shown_at = None, time.monotonic()
+def caught_up(work: Work) -> Iterator[Happening]:
+    """Yield what has happened since the last call: tokens joined, overtaken progress left out."""
+    held: Happening | None = None
+    for happening in _waiting(work.happened):
+        match (held and held.event, happening.event):
+            case (Token(begun), Token(text)):
+                held = Happening(Token(begun + text))
+            case (Prefilled(), Prefilled()):
+                held = happening
+            case _:
+                if held is not None:
+                    yield held
+                held = happening
     if held is not None:
         yield held
+
+
+def _waiting(queue: SimpleQueue[Happening]) -> Iterator[Happening]:
+    while True:
+        try:
+            yield queue.get_nowait()
+        except Empty:
+            return
