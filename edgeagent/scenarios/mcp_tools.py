@@ -18,6 +18,7 @@ from edgeagent.errors import ScenarioError
 from edgeagent.messages import CONTROL_NAMES, Json, Tool, ToolKind
 from edgeagent.scenarios.database import refused
 from edgeagent.scenarios.job import guess_kind
+from edgeagent.scenarios.plugins import untitled
 
 START_S = 20.0
 
@@ -34,7 +35,7 @@ class McpServer:
         try:
             # 900 ms measured, and only scenarios with an MCP server need it.
             from anyio.from_thread import start_blocking_portal
-            from mcp import ClientSession, StdioServerParameters, stdio_client
+            from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
         except ImportError as exc:
             raise ScenarioError(
                 f"MCP tools need the extra: pip install 'edgeagent[mcp]' ({exc})"
@@ -54,7 +55,7 @@ class McpServer:
             self._portal = portal
             self._ask(self._session.initialize, START_S)
             self.tools = tuple(_tool(found) for found in self._listed())
-        except (OSError, FutureTimeout, ValueError) as exc:
+        except (MCPError, OSError, FutureTimeout, ValueError) as exc:
             self._open.close()
             raise ScenarioError(
                 f"MCP server {shown!r} does not answer: {exc or 'no reply'}; see {log_file}"
@@ -97,7 +98,7 @@ def _tool(listed: Mapping[str, Json]) -> Tool:
         raise ScenarioError(f"an MCP tool is called {name!r}, which steers the turn itself")
     read_only = (listed.get("annotations") or {}).get("readOnlyHint")
     kind = guess_kind(name) if read_only is None else _KINDS[bool(read_only)]
-    return Tool(name, listed.get("description") or "", listed["inputSchema"], kind)
+    return Tool(name, listed.get("description") or "", untitled(listed["inputSchema"]), kind)
 
 
 _KINDS = {True: ToolKind.READ, False: ToolKind.WRITE}

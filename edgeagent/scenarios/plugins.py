@@ -91,7 +91,7 @@ def of_function(function: Callable[..., object], name: str | None = None) -> Fun
     schema.pop("description", None)
     description = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
     return FunctionTool(
-        Tool(name, description, _untitled(schema), _kind(function, name)), function, model
+        Tool(name, description, untitled(schema), _kind(function, name)), function, model
     )
 
 
@@ -118,16 +118,16 @@ def _kind(function: Callable[..., object], name: str) -> ToolKind:
     return ToolKind(said)
 
 
-def _untitled(schema: Json) -> Json:
+def untitled(schema: Json) -> Json:
     """Leave out pydantic's titles: they cost the model tokens and say nothing."""
     if isinstance(schema, list):
-        return [_untitled(part) for part in schema]
+        return [untitled(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: {name: _untitled(part) for name, part in value.items()}
+        key: {name: untitled(part) for name, part in value.items()}
         if key == "properties"
-        else _untitled(value)
+        else untitled(value)
         for key, value in schema.items()
         if key != "title" or not isinstance(value, str)
     }
