@@ -18,6 +18,7 @@ EdgeAgentError
 │   ├── RemoteLimited       429; carries how long to wait
 │   ├── RemoteTimeout       reached, and too slow for the turn's budget
 │   └── RemoteBroken        answered with something that is not a valid call
+├── DownloadFailed          a fetch broke off, or brought something else; running it again resumes
 └── StoreError              a database cannot be read or written
 
 A message says what was being done, with which value, and what to do next.
@@ -123,3 +124,7 @@ class RemoteBroken(RemoteError):
 
 class StoreError(EdgeAgentError):
     """A database cannot be read or written."""
+
+
+class DownloadFailed(EdgeAgentError):
+    """A fetch broke off or brought something else; running it again resumes."""

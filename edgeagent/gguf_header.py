@@ -135,6 +135,46 @@ BLOCKS: Mapping[TensorType, tuple[int, int]] = {
 }
 """Weights per block and bytes per block."""
 
+FILE_TYPES: Mapping[int, str] = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
+}
+"""What `general.file_type` says of the file as a whole; llama.cpp's `llama_ftype`."""
+
 SCALARS: Mapping[ValueType, struct.Struct] = {
     ValueType.UINT8: struct.Struct("<B"),
     ValueType.INT8: struct.Struct("<b"),
@@ -177,6 +217,12 @@ class Header:
         """Return a text value, or "" where the key is missing or holds something else."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) else ""
+
+    @property
+    def quant(self) -> str:
+        """The file's type by its usual name, or "" where it says none that is known."""
+        kind = self.number("general.file_type")
+        return "" if kind is None else FILE_TYPES.get(kind, "")
 
     def number(self, key: str) -> int | None:
         """Return a whole number, or None where the key is missing or holds something else."""

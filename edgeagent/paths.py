@@ -41,6 +41,19 @@ def bundled(name: str) -> Path:
     return Path(__file__).resolve().parent.parent / "models" / name
 
 
+def hub_cache() -> Path:
+    """Return the cache that Hugging Face's own tools share; it may not exist.
+
+    Read here, not from their package, whose import costs 220 ms and fixes the folder for good.
+    """
+    if given := os.environ.get("HF_HUB_CACHE"):
+        return Path(given).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "huggingface" / "hub"
+
+
 def _home(variable: str, fallback: str) -> Path:
     # The XDG specification (0.8) says that a relative path there is to be ignored.
     given = os.environ.get(variable, "")
