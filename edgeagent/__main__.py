@@ -28,7 +28,6 @@ VERBS = {
     "sessions": "List, show and export conversations.",
     "outbox": "Turns that wait for the larger model.",
     "convert": "Turn a checkpoint into a GGUF file.",
-    "quantize": "Make a smaller build of a GGUF file.",
     "inspect": "Show what a GGUF file holds.",
     "doctor": "Check this machine and this installation.",
     "config": "Show the settings and where they come from.",
@@ -91,7 +90,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         return
     from importlib import metadata  # 30 ms, and only this option needs it
 
-    click.echo(f"edgeagent {metadata.version('edgeagent')}")
+    try:
+        version = metadata.version("edgeagent")
+    except metadata.PackageNotFoundError:
+        version = "(a checkout that is not installed)"
+    click.echo(f"edgeagent {version}")
     ctx.exit()
 
 
@@ -110,6 +113,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    log.addHandler(logging.NullHandler())  # else the last resort prints tracebacks
     sys.excepthook = _log_crash
     for stream in (sys.stdout, sys.stderr):
         _never_refuse(stream)

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 SOCKET_AND_IO_URING = {"x86_64": (0xC000003E, 41, 425), "aarch64": (0xC00000B7, 198, 425)}
 """Machine → audit architecture, numbers of `socket` and `io_uring_setup`, which can make one too.
@@ -83,7 +84,9 @@ def is_enforced() -> bool:
         "import resource, socket; from edgeagent import no_internet;"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); no_internet.forbid(); socket.socket()"
     )
-    child = subprocess.run([sys.executable, "-c", attempt], capture_output=True, check=False)
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", attempt]
+    child = subprocess.run(command, cwd=root, capture_output=True, check=False)
     return child.returncode == -signal.SIGSYS
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeagent.errors import StoreError
+from edgeagent.errors import StoreError, UsageError
 from edgeagent.events import (
     TRANSIENT,
     ApprovalGiven,
@@ -187,14 +187,14 @@ class Store:
         """Return the session whose id is, or alone begins with, `id_or_start`.
 
         Raises:
-            StoreError: none or several sessions answer to it.
+            UsageError: none or several sessions answer to it.
         """
         found = [row for row in self.sessions() if row.id.startswith(id_or_start)]
         exact = [row for row in found if row.id == id_or_start]
         if len(exact or found) == 1:
             return (exact or found)[0]
-        what = "no session" if not found else f"{len(found)} sessions"
-        raise StoreError(f"{what} {id_or_start!r}; list them with: edgeagent sessions list")
+        what = f"{len(found)} sessions' ids begin" if found else "no session's id begins"
+        raise UsageError(f"{what} with {id_or_start!r}; list them with: edgeagent sessions list")
 
     def latest(self) -> SessionRow | None:
         """Return the session used last among those with a turn; None where there is none."""
@@ -258,7 +258,7 @@ class Store:
                 (time.time(), outcome, answer, entry_id),
             ).rowcount
         if not changed:
-            raise StoreError(
+            raise UsageError(
                 f"no outbox entry {entry_id} is waiting; list them with: edgeagent outbox list"
             )
 

@@ -11,6 +11,7 @@ from edgeagent import catalog, paths
 from edgeagent.cascade import LocalTier
 from edgeagent.config import Config
 from edgeagent.engine.client import Engine, EngineOptions
+from edgeagent.errors import ConfigError
 from edgeagent.link import Link
 from edgeagent.remote import Remote
 from edgeagent.session import Scenario, Session
@@ -74,7 +75,7 @@ def _local_tier(config: Config) -> tuple[LocalTier, float | None]:
     if name.startswith(("http://", "https://")):
         if config.offline:
             raise ConfigError(f"the model {name} is a server and --offline opens no socket")
-        return ServedModel(name, config), None
+        raise ConfigError(f"the model {name} is a server")
     model = catalog.resolve(name)
     options = EngineOptions(
         path=model.path,

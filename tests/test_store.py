@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeagent.errors import StoreError
+from edgeagent.errors import StoreError, UsageError
 from edgeagent.events import (
     Answered,
     ApprovalGiven,
@@ -187,7 +187,7 @@ def test_a_session_answers_to_the_beginning_of_its_id(store: Store) -> None:
     assert store.session(session[:-1]).id == session
     for wrong in ("nope", ""):
         store.create_session("airline", "nano")
-        with pytest.raises(StoreError, match="sessions list"):
+        with pytest.raises(UsageError, match="sessions list"):
             store.session(wrong)
 
 
@@ -199,7 +199,7 @@ def test_a_turn_is_queued_once_and_leaves_the_queue_once(store: Store) -> None:
     assert [(row.id, row.text) for row in store.outbox()] == [(entry, "a hard one")]
     store.outbox_done(entry, "dropped")
     assert store.outbox() == []
-    with pytest.raises(StoreError, match="outbox list"):
+    with pytest.raises(UsageError, match="outbox list"):
         store.outbox_done(entry, "dropped")
 
 

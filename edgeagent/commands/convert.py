@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgeagent import config, hub
+from edgeagent import catalog, config, hub
 from edgeagent.commands.models import shown
 from edgeagent.errors import ModelNotFound
 
@@ -15,7 +15,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 
 @click.command("convert")
 @click.argument("source", metavar="SRC")
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option(
     "--type",
     "kind",
@@ -26,13 +26,22 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 )
 @click.option("--name", default="", help="What the file calls the model; else its card does.")
 @click.option("--offline", is_flag=True, default=None, help="Open no socket at all.")
-def command(source: str, out: Path, kind: str, name: str, offline: bool | None) -> None:
-    """Convert SRC, a checkpoint's folder or its OWNER/NAME[@REVISION] on the hub, to OUT.
+def command(
+    source: str, out: Path | None, kind: str, name: str, offline: bool | None
+) -> None:  # fmt: skip
+    """Convert SRC to the GGUF file OUT.
 
-    Reads safetensors and writes the file in one pass. OUT appears only when it is whole.
-    """  # fmt: skip
+    SRC is a checkpoint's folder, its OWNER/NAME[@REVISION] on the hub, or a model's name from
+    `edgeagent models list`; for the last, OUT may be left out. OUT appears only when it is whole.
+    """
     from convert import hf_to_gguf  # 150 ms: gguf and numpy
 
+    known = catalog.find_manifest(source)
+    if out is None and known is None:
+        raise click.UsageError("name the file to write: edgeagent convert SRC OUT")
+    out = out or catalog.own_folder() / f"{source}-{kind}.gguf"
+    if known is not None and known.origin is not None:
+        source = known.origin.repo
     folder = Path(source)
     if not folder.is_dir():
         folder = _fetched(source, is_offline=config.load({"offline": offline}).offline)

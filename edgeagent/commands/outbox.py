@@ -11,12 +11,12 @@ from contextlib import closing
 
 import click
 
-from edgeagent import config, wiring
+from edgeagent import config, reach, wiring
 from edgeagent.commands import opening
 from edgeagent.commands.run import approver, show
 from edgeagent.commands.terminal import plain
 from edgeagent.config import Config
-from edgeagent.errors import ConfigError, StoreError
+from edgeagent.errors import ConfigError, RemoteError, UsageError
 from edgeagent.events import TurnEnded
 from edgeagent.store import OutboxRow, Store, title_of
 
@@ -72,6 +72,8 @@ def replay(entries: tuple[int, ...], yes: bool, allow_writes: bool) -> int:
             return 0
         if not (yes or _is_allowed(rows, settings)):
             return 2
+        if problem := _probe(settings):
+            raise problem
         results = [_replay(store, row, settings, allow_writes) for row in rows]
     return 0 if all(results) else 1
 
@@ -79,7 +81,7 @@ def replay(entries: tuple[int, ...], yes: bool, allow_writes: bool) -> int:
 def _wanted(rows: list[OutboxRow], entries: tuple[int, ...]) -> list[OutboxRow]:
     waiting = {row.id for row in rows}
     if missing := [entry for entry in entries if entry not in waiting]:
-        raise StoreError(
+        raise UsageError(
             f"no outbox entry {missing[0]} is waiting; list them with: edgeagent outbox list"
         )
     return [row for row in rows if row.id in entries or not entries]
@@ -94,6 +96,14 @@ def _is_allowed(rows: list[OutboxRow], settings: Config) -> bool:
     return click.confirm(
         f"Send these {len(rows)} conversations to {settings.remote.base_url}?", err=True
     )
+
+
+def _probe(settings: Config) -> RemoteError | None:
+    """Ask whether the server is there before a session is copied for nothing."""
+    assert settings.remote.base_url is not None
+    key = settings.remote.api_key.get_secret_value() if settings.remote.api_key else None
+    url = settings.remote.base_url.rstrip("/") + "/models"
+    return reach.probe(url, key, settings.remote.connect_s)
 
 
 def _replay(store: Store, row: OutboxRow, settings: Config, allow_writes: bool) -> bool:
