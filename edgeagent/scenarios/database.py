@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class Database:
         where = str(path or ":memory:")
         try:
             self.connection = sqlite3.connect(where, isolation_level=None, check_same_thread=False)
+            # Whoever forgets `close` leaves no open file behind either.
+            weakref.finalize(self, self.connection.close)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = FULL")
             self._create()
