@@ -67,7 +67,7 @@ class Stage:
         raise AssertionError("it never happened:\n" + "\n".join(self.lines()))
 
     async def ready(self) -> None:
-        await self.until(lambda: self.app.work is None)
+        await self.until(lambda: self.app.chat.work is None)
 
     async def send(self, text: str) -> None:
         self.app.query_one(PromptBox).text = text
@@ -84,7 +84,7 @@ class Stage:
     def lines(self) -> list[str]:
         """What every block of the transcript shows."""
         blocks = self.app.screen_stack[0].query(".block")
-        return [str(block.render()) for block in blocks]
+        return [" ".join(str(block.render()).split()) for block in blocks]
 
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.lines())
@@ -173,7 +173,7 @@ async def test_a_tool_line_opens_to_arguments_and_result() -> None:
             await at.pilot.press("k")
         await at.pilot.press("enter")
         opened = str(line.render())
-        assert '"reservation_id": "4WQ150"' in opened
+        assert '\n    "reservation_id": "4WQ150"' in opened
         assert '"cabin": "business"' in opened
         await at.pilot.press("space")
         assert str(line.render()) == folded
@@ -334,7 +334,7 @@ async def test_a_resumed_session_is_rendered_from_its_events() -> None:
         assert not any(ask.is_open for ask in at.app.query(Ask))
         tiers = [block.tier for block in at.app.query(Said) if block.who == "agent"]
         assert tiers == [Tier.LOCAL, Tier.LOCAL, Tier.OFFLINE, Tier.REMOTE]
-        assert at.app.status.tier is Tier.REMOTE
+        assert at.app.chat.status.tier is Tier.REMOTE
 
 
 async def test_an_interrupted_turn_is_said_to_be_closed() -> None:
@@ -352,7 +352,7 @@ async def test_a_message_sent_during_a_turn_goes_when_the_turn_is_over() -> None
         await at.until(lambda: any(ask.is_armed for ask in at.app.query(Ask)))
         at.app.query_one(PromptBox).focus()
         await at.send("second")
-        await at.until(lambda: at.app.waiting == "second")
+        await at.until(lambda: at.app.chat.waiting == "second")
         assert at.script.said == ["first"]
         await at.send("third")
         await at.pilot.pause()
@@ -369,7 +369,7 @@ async def test_escape_returns_the_message_that_was_waiting() -> None:
         await at.send("first")
         await at.until(lambda: at.script.said == ["first"])
         await at.send("second")
-        await at.until(lambda: at.app.waiting == "second")
+        await at.until(lambda: at.app.chat.waiting == "second")
         await at.pilot.press("escape")
         await at.ready()
         assert at.app.query_one(PromptBox).text == "second"
@@ -528,18 +528,22 @@ async def test_the_status_line_says_model_context_speed_tier_and_link() -> None:
     async with stage(lookup()) as at:
         at.script.link = (LinkState.ONLINE, "desk.example answers")
         await at.say("Where?")
-        at.app.look_at_link()
+        at.app.chat.look_at_link()
         await at.pilot.pause()
-        engine = str(at.app.query_one("#engine", Static).render())
-        link = str(at.app.query_one("#link", Static).render())
-        assert engine == "nano Q8_0   context 849 of 4,096   148 tok/s"
-        assert link == "last reply local   ● online: desk.example answers"
+        shown = [str(part.render()) for part in at.app.query("StatusLine Static")]
+        assert shown == [
+            "nano Q8_0",
+            "context 849 of 4,096   148 tok/s",
+            "last reply local",
+            "● online",
+            "desk.example answers",
+        ]
 
 
 async def test_reading_the_prompt_is_shown_as_a_percentage() -> None:
     async with stage(hanging([StepStarted(1, Tier.LOCAL), Prefilled(380, 1000)])) as at:
         await at.send("Where?")
-        await at.until(lambda: at.app.status.activity == "reading prompt 38 %")
+        await at.until(lambda: at.app.chat.status.activity == "reading prompt 38 %")
         assert "reading prompt 38 %" in str(at.app.query_one("#activity", Static).render())
         await at.pilot.press("escape")
         await at.ready()

@@ -23,8 +23,8 @@ async def settled(pilot: Pilot[int]) -> None:
     """Wait for the session, and let the cursor stand still."""
     at = pilot.app
     assert isinstance(at, EdgeAgentApp)
-    at.prompt.cursor_blink = False
-    while at.work is not None:
+    at.chat.prompt.cursor_blink = False
+    while at.chat.work is not None:
         await pilot.pause(0.02)
     await pilot.pause()
 

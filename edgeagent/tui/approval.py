@@ -46,10 +46,13 @@ class Ask(Widget, can_focus=True):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"ask--title", "ask--key", "ask--label", "ask--outcome"}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "answer('once')", "Allow once", id="approve.once"),
-        Binding("A", "answer('always')", "Allow always", id="approve.always"),
-        Binding("r", "answer('refuse')", "Refuse", id="approve.refuse"),
-    ]
+        Binding("a", "answer('once')", "Allow once", id="approve.once",
+                tooltip="Allow it this time"),
+        Binding("A", "answer('always')", "Allow always", id="approve.always",
+                tooltip="Allow it until the session is closed"),
+        Binding("r", "answer('refuse')", "Refuse", id="approve.refuse",
+                tooltip="Refuse; the agent is told so"),
+    ]  # fmt: skip
 
     @dataclass
     class Answered(Message):

@@ -6,10 +6,10 @@ A block is drawn by one widget, because a long transcript has hundreds of them. 
 
 from __future__ import annotations
 
-from textwrap import indent
 from typing import ClassVar, Literal
 
 from textual.content import Content
+from textual.geometry import Size
 from textual.reactive import reactive
 from textual.widget import Widget
 
@@ -62,6 +62,9 @@ class Said(Widget):
         return head.append("\n").append(Content(literal(clipped(self.text, SAID_CHARACTERS))))
 
 
+_INDENT = "  "
+"""As wide as the sign at the start of a line."""
+
 LineKind = Literal["tool", "notice", "deferral", "warning", "error"]
 
 
@@ -113,9 +116,19 @@ class Line(Widget):
         """Show or hide the detail, if there is any."""
         self.is_open = bool(self.detail) and not self.is_open
 
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return the height with wrapped lines indented, as `render` draws them."""
+        return len(self._drawn().wrap(max(width - len(_INDENT), 1))) if width else 0
+
     def render(self) -> Content:
         fold = ("▾ " if self.is_open else "▸ ") if self.detail else "· "
-        parts = [Content.styled(fold, self.get_visual_style("line--fold"))]
+        begun = Content.styled(fold, self.get_visual_style("line--fold"))
+        width = self.content_size.width - len(_INDENT)
+        lines = self._drawn().wrap(width) if width > 0 else [self._drawn()]
+        return begun.append(Content("\n" + _INDENT).join(lines))
+
+    def _drawn(self) -> Content:
+        parts = []
         if self.lead:
             lead = Content.styled(literal(self.lead), self.get_visual_style("line--name"))
             parts += [lead, Content("  ")]
@@ -124,7 +137,6 @@ class Line(Widget):
             state = Content.styled(literal(self.state), self.get_visual_style("line--state"))
             parts += [Content("  "), state]
         if self.is_open:
-            text = indent(literal(clipped(self.detail, DETAIL_CHARACTERS)), "  ")
-            detail = Content.styled(text, self.get_visual_style("line--detail"))
-            parts += [Content("\n"), detail]
+            text = literal(clipped(self.detail, DETAIL_CHARACTERS))
+            parts += [Content("\n"), Content.styled(text, self.get_visual_style("line--detail"))]
         return Content("").join(parts)

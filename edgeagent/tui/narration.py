@@ -187,12 +187,13 @@ class Narration:
         self._transcript.add(ask)
 
     def _deferred(self, event: Deferred) -> None:
+        kind: LineKind = "deferral"
+        text = f"deferred to {event.to}"
         if event.to == OUTBOX:
+            kind = "warning"
             text = (f"a larger model was wanted ({event.cause}): answered here, "
                     "no changes possible in this turn, kept in the outbox")  # fmt: skip
-        else:
-            text = f"deferred to {event.to}"
-        line = Line("deferral", text, detail=f"because: {event.reason}")
+        line = Line(kind, text, detail=f"because: {event.reason}")
         line.set_reactive(Line.is_open, True)
         line.add_class("-open")
         self._transcript.add(line)

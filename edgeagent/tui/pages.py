@@ -15,10 +15,6 @@ from edgeagent.tui.screens import Section
 from edgeagent.tui.transcript import Transcript
 from edgeagent.tui.verbs import VERBS
 
-NEXT_STEPS = (
-    "ctrl+p, then `Switch model` or `Switch scenario`, tries another one; "
-    "`edgeagent doctor` says what is missing; nothing is lost"
-)
 NO_MODELS = "No model is here yet: `edgeagent models pull REPO[:QUANT]` fetches one."
 NO_SESSIONS = "There is no earlier conversation yet."
 
@@ -49,7 +45,10 @@ def help_sections(anywhere: Keys, keymap: Mapping[str, str]) -> list[Section]:
     sections = []
     for title, keys in _places(anywhere):
         rows = tuple(
-            (_shown(keymap.get(key.id or "", key.key)), f"{key.description}  ({key.id})")
+            (
+                _shown(keymap.get(key.id or "", key.key)),
+                f"{key.tooltip or key.description}  ({key.id})",
+            )
             for key in _named(keys)
         )
         sections.append(Section(title, rows))

@@ -20,36 +20,20 @@ class PromptBox(TextArea):
     """Several lines of text, sent with Enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="prompt.send", priority=True),
-        Binding(
-            "shift+enter,ctrl+j",
-            "newline",
-            "New line",
-            id="prompt.newline",
-            show=False,
-            priority=True,
-        ),
-        Binding(
-            "ctrl+d",
-            "delete_or_quit",
-            "Delete; quit at an empty prompt",
-            id="prompt.quit",
-            show=False,
-            priority=True,
-        ),
-        Binding(
-            "up",
-            "up_or_leave",
-            "Up; to the messages from the first line",
-            id="prompt.up",
-            show=False,
-            priority=True,
-        ),
-        Binding("tab", "leave", "Messages", id="prompt.leave", priority=True),
-        Binding("pageup", "scroll_transcript(-1)", "Messages up", id="prompt.page_up", show=False,
-                priority=True),
-        Binding("pagedown", "scroll_transcript(1)", "Messages down", id="prompt.page_down",
-                show=False, priority=True),
+        Binding("enter", "send", "Send", id="prompt.send", priority=True,
+                tooltip="Send the message"),
+        Binding("shift+enter,ctrl+j", "newline", "New line", id="prompt.newline", show=False,
+                priority=True, tooltip="Begin another line"),
+        Binding("ctrl+d", "delete_or_quit", "Delete", id="prompt.quit", show=False,
+                priority=True, tooltip="Delete a character; quit if there is none"),
+        Binding("up", "up_or_leave", "Up", id="prompt.up", show=False, priority=True,
+                tooltip="Go up a line; to the messages if there is none"),
+        Binding("tab", "leave", "Messages", id="prompt.leave", priority=True,
+                tooltip="Go to the messages, or to an open question"),
+        Binding("pageup", "scroll_transcript(-1)", "Page up", id="prompt.page_up", show=False,
+                priority=True, tooltip="Show earlier messages"),
+        Binding("pagedown", "scroll_transcript(1)", "Page down", id="prompt.page_down",
+                show=False, priority=True, tooltip="Show later messages"),
     ]  # fmt: skip
 
     @dataclass

@@ -82,25 +82,6 @@ class Status:
             tokens_per_s=speed,
         )
 
-    @property
-    def engine_line(self) -> str:
-        """Model, context and speed."""
-        if not self.model:
-            return "no model"
-        parts = [self.model]
-        if self.n_ctx:
-            parts.append(f"context {self.n_used:,} of {self.n_ctx:,}")
-        if self.tokens_per_s:
-            parts.append(f"{self.tokens_per_s:.0f} tok/s")
-        return "   ".join(parts)
-
-    @property
-    def link_line(self) -> str:
-        """Tier of the last reply, and whether a larger model is in reach."""
-        link = f"{LINK_SIGNS[self.link]} {self.link.value}"
-        link = f"{link}: {self.reason}" if self.reason else link
-        return f"last reply {self.tier.value}   {link}" if self.tier else link
-
 
 class StatusLine(Horizontal):
     """One line under the prompt."""
@@ -108,11 +89,19 @@ class StatusLine(Horizontal):
     status = reactive(Status(), init=False)
 
     def compose(self) -> ComposeResult:
-        yield Static(id="engine", markup=False)
-        yield Static(id="link", markup=False)
+        for name in ("model", "context", "tier", "link", "reason"):
+            yield Static(id=f"status-{name}", markup=False)
 
     def watch_status(self, status: Status) -> None:
-        self.query_one("#engine", Static).update(literal(status.engine_line))
-        self.query_one("#link", Static).update(literal(status.link_line))
+        speed = f"   {status.tokens_per_s:.0f} tok/s" if status.tokens_per_s else ""
+        context = f"context {status.n_used:,} of {status.n_ctx:,}" if status.n_ctx else ""
+        self._say("model", status.model or "no model")
+        self._say("context", context + speed)
+        self._say("tier", f"last reply {status.tier.value}" if status.tier else "")
+        self._say("link", f"{LINK_SIGNS[status.link]} {status.link.value}")
+        self._say("reason", status.reason)
         for state in LinkState:
             self.set_class(status.link is state, f"-{state.value}")
+
+    def _say(self, name: str, text: str) -> None:
+        self.query_one(f"#status-{name}", Static).update(literal(text))

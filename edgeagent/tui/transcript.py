@@ -32,14 +32,20 @@ class Transcript(VerticalScroll):
     """Blocks of one session, with a cursor that moves from block to block."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", "Next", id="message.next"),
-        Binding("k,up", "move(-1)", "Previous", id="message.previous"),
-        Binding("enter,space", "open", "Open", id="message.open"),
-        Binding("y", "copy", "Copy", id="message.copy"),
-        Binding("Y", "copy_code", "Copy result", id="message.copy_code"),
-        Binding("end,G", "last", "To the end", id="message.last", show=False),
-        Binding("i", "leave", "Back to the prompt", id="message.leave", show=False),
-    ]
+        Binding("j,down", "move(1)", "Next", id="message.next",
+                tooltip="Go to the next message; after the last one to the prompt"),
+        Binding("k,up", "move(-1)", "Previous", id="message.previous",
+                tooltip="Go to the previous message"),
+        Binding("enter,space", "open", "Open", id="message.open",
+                tooltip="Open or close a tool call: arguments and result"),
+        Binding("y", "copy", "Copy", id="message.copy", tooltip="Copy the message"),
+        Binding("Y", "copy_code", "Copy result", id="message.copy_code",
+                tooltip="Copy what the tool answered"),
+        Binding("end,G", "last", "Last", id="message.last", show=False,
+                tooltip="Go to the newest message"),
+        Binding("i", "leave", "Write", id="message.leave", show=False,
+                tooltip="Go back to the prompt"),
+    ]  # fmt: skip
 
     @dataclass
     class Copied(Message):
