@@ -7,6 +7,7 @@ Source: Model Context Protocol, transport `stdio`.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack
@@ -33,7 +34,7 @@ class McpServer:
             ScenarioError: the extra is not installed, or the server does not start or answer.
         """
         try:
-            # 900 ms measured, and only scenarios with an MCP server need it.
+            # 1200 ms measured, and only scenarios with an MCP server need it.
             from anyio.from_thread import start_blocking_portal
             from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
         except ImportError as exc:
@@ -42,6 +43,9 @@ class McpServer:
             ) from exc
         shown = " ".join(command)
         self._open = ExitStack()
+        # Left open, the pipes' thread would hold up the interpreter's exit for ever.
+        self.close = weakref.finalize(self, self._open.close)
+        """End the session and the server's process; happens at exit at the latest."""
         try:
             log = self._open.enter_context(log_file.open("a", encoding="utf-8"))
             portal = self._open.enter_context(start_blocking_portal())
@@ -56,7 +60,7 @@ class McpServer:
             self._ask(self._session.initialize, START_S)
             self.tools = tuple(_tool(found) for found in self._listed())
         except (MCPError, OSError, FutureTimeout, ValueError) as exc:
-            self._open.close()
+            self.close()
             raise ScenarioError(
                 f"MCP server {shown!r} does not answer: {exc or 'no reply'}; see {log_file}"
             ) from exc
@@ -73,10 +77,6 @@ class McpServer:
             for part in told.get("content", ())
         ]
         return ToolOutcome("\n".join(parts), bool(told.get("isError")))
-
-    def close(self) -> None:
-        """End the session and the server's process."""
-        self._open.close()
 
     def _ask(self, function: Any, timeout_s: float, *arguments: Any) -> Any:
         future = self._portal.start_task_soon(function, *arguments)
