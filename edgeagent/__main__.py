@@ -57,7 +57,8 @@ class Verbs(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Let `edgeagent` and `edgeagent -c` mean `edgeagent chat` and `edgeagent chat -c`."""
         own = {"-h", "--help", "-v", "--version"}
-        if not args or (args[0].startswith("-") and args[0] not in own):
+        is_bare = not args and not ctx.resilient_parsing  # completion asks for the verbs themselves
+        if is_bare or (args and args[0].startswith("-") and args[0] not in own):
             args = ["chat", *args]
         return super().parse_args(ctx, args)
 

@@ -207,7 +207,7 @@ def _forbidden_turn(model: Path, environment: dict[str, str]) -> Check:
         return Check("turn", "fail", f"a turn under the same filter ended early: {how}")
     turn: Json = json.loads(tried.stdout)
     return Check(
-        "turn", "ok",
+        "turn", "ok" if tried.returncode in (0, 3) else "fail",
         f"under the same filter, inherited by every process of it, {model.name} took "
         f"{turn['stats']['n_steps']} steps, stop={turn['stop']}: {turn['reply']}",
     )  # fmt: skip
