@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
+from random import Random
 
 from llguidance import LLMatcher
 
 from edgeagent.engine.vocabulary import Vocabulary
 
+ATTEMPTS = 4
+N_DRAWN = 200
+"""Tokens of which one is drawn where preference led nowhere."""
 _CLOSERS = frozenset(b'"}]\n')
 _LETTERS = [c for c in string.ascii_lowercase + string.ascii_uppercase if c not in "tfneE"]
 
@@ -36,19 +40,27 @@ class Closer:
         ranked = chain(quotes, letters, rest, digits, (b"n", b"t", b"f", b"[", b"{", b"-", b" "))
         self._preferred = [by_bytes[piece] for piece in ranked if piece in by_bytes]
         others = sorted(by_bytes.values(), key=lambda t: (len(vocabulary.pieces[t]), t))
-        self._all = others + sorted(steering - set(vocabulary.ends))
+        self._others = others + sorted(steering - set(vocabulary.ends))
+        self._quotes = {by_bytes[piece] for piece in quotes}
 
     def plan(self, matcher: LLMatcher, limit: int) -> list[int] | None:
         """Return at most `limit` tokens that complete the answer, or None if none were found.
 
         The same state gives the same tokens. Costs about 30 us per token that is not forced.
         """
-        state = matcher.deep_copy()
+        # A pattern such as ^a+b$ never ends by preference alone; drawn letters end it soon.
+        for seed in range(ATTEMPTS):
+            plan = self._attempt(matcher.deep_copy(), limit, Random(seed) if seed else None)
+            if plan is not None:
+                return plan
+        return None
+
+    def _attempt(self, state: LLMatcher, limit: int, rng: Random | None) -> list[int] | None:
         tokens: list[int] = []
         while not is_complete(state):
             run = state.compute_ff_tokens()
             if not run:
-                choice = self._choose(state.compute_bitmask())
+                choice = self._choose(state.compute_bitmask(), rng)
                 if choice is None:
                     return None
                 run = [choice]
@@ -57,11 +69,16 @@ class Closer:
                 return None
         return tokens
 
-    def _choose(self, mask: bytes) -> int | None:
-        for token in chain(self._preferred, self._all):
-            if mask[token >> 3] >> (token & 7) & 1:
-                return token
-        return None
+    def _choose(self, mask: bytes, rng: Random | None) -> int | None:
+        allowed = (
+            token
+            for token in chain(self._preferred, self._others)
+            if mask[token >> 3] >> (token & 7) & 1
+        )
+        first = next(allowed, None)
+        if rng is None or first is None or first in self._quotes:
+            return first
+        return rng.choice([first, *islice(allowed, N_DRAWN)])
 
 
 def is_complete(matcher: LLMatcher) -> bool:

@@ -18,7 +18,7 @@ from jsonschema.exceptions import SchemaError
 from llguidance import LLMatcher
 
 from edgeagent.engine.closing import Closer
-from edgeagent.engine.narrowing import narrowed
+from edgeagent.engine.narrowing import narrowed, unsound
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import ID_SLOT, N_SHORT_ID, Wire
 from edgeagent.errors import EngineError, SchemaRefused
@@ -121,9 +121,8 @@ class Grammars:
             raise SchemaRefused(
                 tool.name, f"not a JSON Schema at {where!r}: {exc.message}"
             ) from exc
-        factor = _fraction(tool.parameters)
-        if factor is not None:
-            raise SchemaRefused(tool.name, f"multipleOf {factor} is not exact in binary fractions")
+        if (reason := unsound(tool.parameters)) is not None:
+            raise SchemaRefused(tool.name, reason)
         failed, problems = LLMatcher.validate_grammar_with_warnings(
             self._lark([tool]), self._vocabulary.for_grammar
         )
@@ -190,17 +189,6 @@ def _reason(problem: str) -> str:
     """Return the keyword, or the first line of what llguidance said."""
     if keyword := _KEYWORD.search(problem):
         return f"the grammar cannot enforce {keyword[1]!r}"
-    line = problem.partition("failed to compile JSON schema: ")[2] or problem
-    return f"the grammar cannot enforce its schema: {line.strip().splitlines()[0]}"
-
-
-def _fraction(schema: Json) -> float | None:
-    """Return a `multipleOf` that is no whole number: validators disagree about 19.99 by 0.01."""
-    if isinstance(schema, Mapping):
-        factor = schema.get("multipleOf")
-        if isinstance(factor, float) and not factor.is_integer():
-            return factor
-    parts = schema.values() if isinstance(schema, Mapping) else schema
-    if isinstance(schema, Mapping | list | tuple):
-        return next((found for part in parts if (found := _fraction(part)) is not None), None)
-    return None
+    lines = (problem.partition("failed to compile JSON schema: ")[2] or problem).splitlines()
+    line = next((line for line in lines if line.startswith("error: ")), lines[0])
+    return f"the grammar cannot enforce its schema: {line.removeprefix('error: ').strip()}"

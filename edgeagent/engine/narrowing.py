@@ -46,6 +46,27 @@ def narrowed(parameters: Mapping[str, Json]) -> dict[str, Json]:
     return schema
 
 
+def unsound(schema: Json) -> str | None:
+    """Return why llguidance would admit calls that the schema forbids; None if it would not.
+
+    Source: found with llguidance 1.9.1; it refuses other keywords that it does not know itself.
+    """
+    if not isinstance(schema, Mapping):
+        parts = schema if isinstance(schema, list | tuple) else ()
+        return next((why for part in parts if (why := unsound(part)) is not None), None)
+    factor = schema.get("multipleOf")
+    if isinstance(factor, float) and not factor.is_integer():
+        return f"the grammar cannot enforce 'multipleOf' {factor}: 19.99 is no multiple of 0.01"
+    for key in (*_LOWER, *_UPPER):
+        bound = schema.get(key)
+        if isinstance(bound, int | float) and abs(bound) > MAX_INTEGER:
+            return f"the grammar cannot enforce {key!r} beyond {MAX_INTEGER}"
+    least, required = schema.get("minProperties"), schema.get("required")
+    if isinstance(least, int) and least > max(1, len(required) if required else 0):
+        return "the grammar cannot enforce 'minProperties' over free keys: one could come twice"
+    return unsound(list(schema.values()))
+
+
 def _narrow(schema: Json, *, is_part: bool) -> Json:
     """Narrow one schema; `is_part` inside `allOf`, where closing would contradict the siblings."""
     if schema is True or schema == {}:
@@ -68,6 +89,10 @@ def _narrow(schema: Json, *, is_part: bool) -> Json:
     if "number" in kinds or "integer" in kinds:
         bound = MAX_NUMBER if "number" in kinds else MAX_INTEGER
         _bound(out, bound)
+    if "number" in kinds and "exclusiveMinimum" in out and "exclusiveMaximum" in out:
+        # llguidance 1.9.1 admits 0 for both at once, 0 and 0.001.
+        lower, upper = out.pop("exclusiveMinimum"), out["exclusiveMaximum"]
+        out["minimum"] = max(out.get("minimum", lower), lower + (upper - lower) / 2**20)
     return out
 
 
