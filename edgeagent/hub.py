@@ -54,6 +54,8 @@ def look(repo: str, revision: str = "main") -> Repository:
         UsageError: HF_HUB_OFFLINE is set.
         DownloadFailed: the hub could not be reached or did not answer sensibly.
     """
+    # It reports which agent calls it, and asks the hub for a list of agents first.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi  # 220 ms
 
     with _translated(repo):

@@ -26,9 +26,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0")
 )
 @click.option("--name", default="", help="What the file calls the model; else its card does.")
 @click.option("--offline", is_flag=True, default=None, help="Open no socket at all.")
-def command(
-    source: str, out: Path | None, kind: str, name: str, offline: bool | None
-) -> None:  # fmt: skip
+def command(source: str, out: Path | None, kind: str, name: str, offline: bool | None) -> None:
     """Convert SRC to the GGUF file OUT.
 
     SRC is a checkpoint's folder, its OWNER/NAME[@REVISION] on the hub, or a model's name from
