@@ -22,6 +22,8 @@ MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
 MAX_DIMS = 4
+MAX_VALUES = 1 << 24
+"""Of one array; the largest vocabularies have 2^18 tokens."""
 ALIGNMENT_KEY = "general.alignment"
 
 Value: TypeAlias = "int | float | bool | str | list[int] | list[float] | list[bool] | list[str]"
@@ -332,7 +334,7 @@ class _Cursor:
 
     def _count(self, what: str, least_bytes: int) -> int:
         n = int(self._scalar(ValueType.UINT64))
-        if n * least_bytes > self._end - self._at:
+        if n * least_bytes > self._end - self._at or n > MAX_VALUES:
             raise self._damaged(f"{n} {what} do not fit in the file")
         return n
 
