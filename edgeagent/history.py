@@ -45,12 +45,12 @@ def fold(conversation: Conversation, event: Event) -> Conversation:
             return (*closed(conversation, LOST), UserMessage(text))
         case ToolCalled(call):
             return _with_call(conversation, call)
-        case ToolReturned(call_id, name, content, is_error):
-            if all(call.id != call_id for call in open_calls(conversation)):
-                return conversation
-            return (*conversation, ResultMessage(call_id, name, content, is_error))
+        case ToolReturned(call_id, _, content, is_error):
+            asked = [call for call in open_calls(conversation) if call.id == call_id]
+            results = (ResultMessage(call.id, call.name, content, is_error) for call in asked)
+            return (*conversation, *results)
         case TextSaid(text):
-            return (*conversation, TextMessage(text))
+            return (*closed(conversation, LOST), TextMessage(text))
         case _:
             return conversation
 
@@ -122,8 +122,10 @@ def without_deferrals(conversation: Conversation) -> Conversation:
 
 def _with_call(conversation: Conversation, call: Call) -> Conversation:
     if conversation and isinstance(last := conversation[-1], CallMessage):
+        if any(call.id == other.id for other in last.calls):
+            return conversation
         return (*conversation[:-1], CallMessage((*last.calls, call)))
-    return (*conversation, CallMessage((call,)))
+    return (*closed(conversation, LOST), CallMessage((call,)))
 
 
 def _size(message: Message) -> int:

@@ -144,9 +144,10 @@ class Remote:
             return
 
     def close(self) -> None:
-        """Shut the connections."""
-        if self._exchange is not None:
+        """Shut the connections; takes at most a second."""
+        if self._exchange is not None and self._exchange.is_alive():
             self._exchange.abandon()
+            self._exchange.join(1.0)
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -295,11 +296,9 @@ class _Exchange(threading.Thread):
         import openai
 
         try:
-            with self._client.chat.completions.with_streaming_response.create(
-                **self._body
-            ) as response:
+            with self._client.chat.completions.create(**self._body) as stream:
                 n_bytes = 0
-                for chunk in response.iter_bytes():
+                for chunk in stream.response.iter_bytes():
                     n_bytes += len(chunk)
                     if n_bytes > BODY_BYTES:
                         raise RemoteBroken(f"{self._host} sends more than an answer can be")
