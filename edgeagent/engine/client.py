@@ -269,13 +269,15 @@ class Engine:
             raise self._died() from exc
 
     def _receive(self, cancel: Cancel) -> Any:
-        assert self._pipe is not None
+        pipe = self._pipe
+        if pipe is None:
+            raise EngineDied("the engine was closed during the step; start it again")
         try:
             while True:
                 if cancel.is_set():
                     self._flag[0] = 1
-                if self._pipe.poll(POLL_S):
-                    return self._pipe.recv()
+                if pipe.poll(POLL_S):
+                    return pipe.recv()
         except (EOFError, OSError) as exc:
             raise self._died() from exc
 
