@@ -202,5 +202,6 @@ TASKS: Mapping[str, Callable[[Desk], Utterance]] = {
     "off_weather": partial(_reply, reply="off_topic"),
     "off_chat": partial(_reply, reply="off_topic"),
     "off_advice": partial(_reply, reply="off_topic"),
+    "absurd": partial(_reply, reply="not_understood"),
     "thanks": partial(_reply, reply="closing"),
 }

@@ -57,14 +57,21 @@ def book(desk: Desk) -> Utterance:
     if return_date:
         back = {"origin": trip["destination"], "destination": trip["origin"], "date": return_date}
         flights += choose(desk, back, cabin, n_seats, "offer_return")
-    n_bags = desk.ask("bags", "ask_bags")
-    insurance = desk.ask("insurance", "ask_insurance")
+    desk.ask("bags", "ask_bags")
+    desk.ask("insurance", "ask_insurance")
     payment = desk.ask("payment", "ask_payment", ways=wording.ways(user))
     if payment["kind"] == "three":
         return desk.defer("payment split over three methods", "larger_split")
-    n_paid = paid_bags(desk, user["membership"], cabin, len(passengers), n_bags)
-    basket = Basket(trip, flight_type, cabin, flights, passengers, n_bags, n_paid, insurance)
-    return _pay(desk, user, basket, payment)
+    while True:
+        n_bags = desk.slots["bags"]
+        n_paid = paid_bags(desk, user["membership"], cabin, n_seats, n_bags)
+        insurance = desk.slots["insurance"]
+        basket = Basket(trip, flight_type, cabin, flights, passengers, n_bags, n_paid, insurance)
+        booked = _pay(desk, user, basket)
+        if booked is not None:
+            return desk.say("booked", reservation_id=booked["reservation_id"])
+        if (desk.slots["bags"], desk.slots["insurance"]) == (n_bags, insurance):
+            return desk.say("nothing_done")
 
 
 def choose(desk: Desk, trip: dict[str, Json], cabin: str, n_seats: int, reply: str) -> list[Json]:
@@ -115,22 +122,24 @@ def _passengers(desk: Desk, user: Json) -> list[Json]:
     return people
 
 
-def _pay(desk: Desk, user: Json, basket: Basket, payment: Json) -> Utterance:
-    """Work out the price, confirm and book; another way to pay is asked for where one fails."""
+def _pay(desk: Desk, user: Json, basket: Basket) -> Json | None:
+    """Price, confirm and book; None if the customer says anything but yes.
+
+    Another way to pay is asked for where one is refused.
+    """
     expression = basket.expression
     total = int(expression) if expression.isdigit() else desk.calculate(expression)
     while True:
-        paid = _split(desk, user, payment, total)
-        heard = desk.listen(desk.say("confirm_booking", **_told(basket, total, paid)))
-        if not heard.told.get("confirm"):
-            return desk.say("nothing_done")
+        paid = _split(desk, user, desk.slots["payment"], total)
+        if not desk.confirm("confirm_booking", **_told(basket, total, paid)):
+            return None
         try:
             booked = desk.use("book_reservation", **_arguments(desk, basket, paid))
         except ToolRefused as exc:
-            payment = other_payment(desk, exc)
+            other_payment(desk, exc)
         else:
             desk.reservations[booked["reservation_id"]] = booked
-            return desk.say("booked", reservation_id=booked["reservation_id"])
+            return booked
 
 
 def other_payment(desk: Desk, refusal: ToolRefused) -> Json:

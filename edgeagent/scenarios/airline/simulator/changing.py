@@ -77,8 +77,7 @@ def add_bags(desk: Desk) -> Utterance:
         "amount": amount,
     }
     while True:
-        heard = desk.listen(desk.say("confirm_bags", **told, payment=payment_id))
-        if not heard.told.get("confirm"):
+        if not desk.confirm("confirm_bags", **told, payment=payment_id):
             return desk.say("nothing_done")
         try:
             changed = desk.use(
@@ -106,10 +105,7 @@ def change_passenger(desk: Desk) -> Utterance:
     ]
     reservation_id = found["reservation_id"]
     names = wording.people(passengers)
-    heard = desk.listen(
-        desk.say("confirm_passengers", reservation_id=reservation_id, passengers=names)
-    )
-    if not heard.told.get("confirm"):
+    if not desk.confirm("confirm_passengers", reservation_id=reservation_id, passengers=names):
         return desk.say("nothing_done")
     changed = desk.use(
         "update_reservation_passengers", reservation_id=reservation_id, passengers=passengers
@@ -143,8 +139,7 @@ def cancel(desk: Desk) -> Utterance:
     if not is_allowed:
         cabin = wording.cabin(found["cabin"])
         return desk.say("refuse_cancel", reservation_id=reservation_id, cabin=cabin, insurance="no")
-    heard = desk.listen(desk.say("confirm_cancel", reservation_id=reservation_id))
-    if not heard.told.get("confirm"):
+    if not desk.confirm("confirm_cancel", reservation_id=reservation_id):
         return desk.say("nothing_done")
     gone = desk.use("cancel_reservation", reservation_id=reservation_id)
     desk.reservations[reservation_id] = gone
@@ -172,8 +167,7 @@ def compensate(desk: Desk) -> Utterance:
     if not is_entitled:
         return desk.say("refuse_compensation", cabin=cabin)
     amount = desk.calculate(f"{CANCELLED_COMPENSATION} * {len(found['passengers'])}")
-    heard = desk.listen(desk.say("offer_certificate", amount=amount))
-    if not heard.told.get("confirm"):
+    if not desk.confirm("offer_certificate", amount=amount):
         return desk.say("nothing_done")
     sent = desk.use("send_certificate", user_id=desk.slots["user_id"], amount=amount)
     return desk.say("certificate_sent", **sent)
@@ -221,7 +215,7 @@ def _update_flights(
     payment_id = _change_payment(desk, records.user(desk))
     direction = "refund" if difference < 0 else "price"
     while True:
-        heard = desk.say(
+        is_wanted = desk.confirm(
             reply,
             reservation_id=reservation_id,
             direction=direction,
@@ -229,7 +223,7 @@ def _update_flights(
             payment=payment_id,
             **told,
         )
-        if not desk.listen(heard).told.get("confirm"):
+        if not is_wanted:
             return desk.say("nothing_done")
         try:
             changed = desk.use(

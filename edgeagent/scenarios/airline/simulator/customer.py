@@ -15,6 +15,7 @@ from edgeagent.messages import Json
 from edgeagent.scenarios.airline.simulator import grammar, spoken, understanding
 from edgeagent.scenarios.airline.simulator.goals import Ask, Goal, Utterance, Wish
 from edgeagent.scenarios.airline.simulator.grammar import Grammar, Piece
+from edgeagent.scenarios.airline.world import CITIES
 
 PHRASE_FILES = ("fragments.toml", "wishes.toml", "questions.toml", "answers.toml")
 
@@ -34,6 +35,10 @@ class Customer:
         self._persona = spoken.draw_persona(self._rng)
         self._n_wish = -1
         self._told: set[str] = set()
+        self._did: set[str] = set()
+        """What the customer does once in a wish and has done."""
+        self._mentioned: str | None = None
+        """The reservation that the conversation is about."""
         self._patience = self._persona.patience
         self._is_leaving = False
         self._has_insisted = False
@@ -55,6 +60,9 @@ class Customer:
         """Answer the agent; None when the customer has left."""
         if self._is_leaving:
             return None
+        known = self.wish.facts.get("reservation_id")
+        if known is not None and known in agent_message:
+            self._mentioned = known
         asked = understanding.asks(agent_message)
         if self._n_wish < 0 or (Ask.WISH in asked and self._n_wish + 1 < len(self.goal.wishes)):
             return self._next_wish()
@@ -70,7 +78,8 @@ class Customer:
         is_first = self._n_wish < 0
         self._n_wish += 1
         if not is_first:
-            self._told -= {"date", "payment", "origin", "destination"}
+            self._told &= {"user_id"}
+            self._did &= {"wrong_user_id"}
         self._has_insisted = False
         self._patience = self._persona.patience
         return self._open_wish(with_connection=not is_first)
@@ -106,11 +115,25 @@ class Customer:
                 self._is_leaving = True
                 return self._say(self._phrase("handoff"), "handoff", {})
             return self._open_wish(with_connection=False)
+        if asked[0] not in UNINTERRUPTED and self._rng.random() < ASIDE_SHARE:
+            return self._aside(asked)
         joined = parts[0]
         for part in parts[1:]:
             joined = [*joined, Piece(", ", is_value=False), *part]
-        self._told |= told.keys()
+        self._note(told)
         return self._say(joined, None, told)
+
+    def _aside(self, asked: list[Ask]) -> str:
+        """Say something else than was asked for; the agent has to answer and ask again."""
+        kind = self._rng.choice(ASIDES)
+        code = self._rng.choice(tuple(CITIES))
+        pieces = self._phrase(kind, d=CITIES[code])
+        return self._say(pieces, None, {"aside": ASIDE_REPLIES.get(kind, kind)})
+
+    def _note(self, told: Mapping[str, Json]) -> None:
+        self._told |= told.keys()
+        if told.get("reservation_id") == self.wish.facts.get("reservation_id", ""):
+            self._mentioned = told["reservation_id"]
 
     def _answer_one(self, ask: Ask, agent_message: str) -> tuple[list[Piece], dict[str, Json]]:
         facts = self.wish.facts
@@ -119,16 +142,15 @@ class Customer:
                 return self._answer_user_id()
             case Ask.RESERVATION_ID | Ask.WHICH_RESERVATION:
                 return self._answer_reservation(ask, agent_message)
-            case Ask.DATE if "date" in self.wish.vague and "vague_date" not in self._told:
-                self._told.add("vague_date")
+            case Ask.DATE if "date" in self.wish.vague and "vague_date" not in self._did:
+                self._did.add("vague_date")
                 return self._phrase("vague_date"), {"vague": "date"}
             case Ask.FLIGHT:
                 return self._answer_flight(agent_message)
             case Ask.PAYMENT:
                 return self._answer_payment()
             case Ask.CONFIRM:
-                word = "no_stop" if self.wish.declines else "yes"
-                return self._phrase(word), {"confirm": not self.wish.declines}
+                return self._answer_confirm()
             case Ask.HUMAN_OR_FACTS:
                 wants_facts = bool(facts.get("wants_facts"))
                 return (
@@ -164,10 +186,24 @@ class Customer:
                 rule = GIVING[ask]
         return self._phrase(rule), known
 
+    def _answer_confirm(self) -> tuple[list[Piece], dict[str, Json]]:
+        wish = self.wish
+        if wish.asks_again and "again" not in self._did:
+            self._did.add("again")
+            return self._phrase("why"), {"again": True}
+        if wish.revises is not None and "revise" not in self._did:
+            self._did.add("revise")
+            slot, value = wish.revises
+            if slot == "bags":
+                return self._phrase("revise_bags", **self._count(value)), {slot: value}
+            return self._phrase(f"revise_{slot}_{value}"), {slot: value}
+        word = "no_stop" if wish.declines else "yes"
+        return self._phrase(word), {"confirm": not wish.declines}
+
     def _answer_user_id(self) -> tuple[list[Piece], dict[str, Json]]:
         wrong = self.goal.wrong_user_id
-        if wrong is not None and "wrong_user_id" not in self._told:
-            self._told.add("wrong_user_id")
+        if wrong is not None and "wrong_user_id" not in self._did:
+            self._did.add("wrong_user_id")
             return self._phrase("give_uid", uid=wrong), {"user_id": wrong}
         rule = "repeat_uid" if wrong is not None else "give_uid"
         return self._phrase(rule), {"user_id": self.goal.user_id}
@@ -181,15 +217,15 @@ class Customer:
             return [], {}
         is_listed = known in agent_message
         if "reservation_id" in wish.vague and not is_listed:
-            if "no_rid" not in self._told:
-                self._told.add("no_rid")
+            if "no_rid" not in self._did:
+                self._did.add("no_rid")
                 return self._phrase("no_rid"), {"unknown": "reservation_id"}
             return self._phrase("dont_know"), {"unknown": "reservation_id"}
         if "which" in wish.vague and ask is Ask.WHICH_RESERVATION:
             return self._phrase("vague_reservation"), {"vague": "reservation_id"}
         wrong = wish.facts.get("wrong_reservation_id")
-        if wrong is not None and "wrong_rid" not in self._told:
-            self._told.add("wrong_rid")
+        if wrong is not None and "wrong_rid" not in self._did:
+            self._did.add("wrong_rid")
             return self._phrase("give_rid", rid=wrong), {"reservation_id": wrong}
         rule = "repeat_rid" if wrong is not None else "pick_rid" if is_listed else "give_rid"
         return self._phrase(rule), {"reservation_id": known}
@@ -212,8 +248,8 @@ class Customer:
         ways = self.wish.facts.get("payments")
         if not ways:
             return [], {}
-        tried = sum(1 for slot in self._told if slot.startswith("payment_"))
-        self._told.add(f"payment_{tried}")
+        tried = sum(1 for deed in self._did if deed.startswith("payment_"))
+        self._did.add(f"payment_{tried}")
         way = ways[min(tried, len(ways) - 1)]
         values = {key: str(value) for key, value in way.items()}
         return self._phrase(way["rule"], **values), {"payment": way}
@@ -250,7 +286,7 @@ class Customer:
         for part, values in self._extra_facts(wish, told):
             pieces += [Piece(rng.choice((". ", ". ", ", ", "; ")), is_value=False), *part]
             told.update(values)
-        self._told |= told.keys()
+        self._note(told)
         return self._say(pieces, wish.kind, told)
 
     def _start(self) -> list[Piece]:
@@ -298,7 +334,7 @@ class Customer:
         known = wish.facts.get("reservation_id")
         if known is None:
             return self._text("res_bare")
-        if wish.facts.get("same_reservation"):
+        if known == self._mentioned:
             told["reservation_id"] = known
             return self._text("res_it") if self._rng.random() < 0.6 else known
         is_open = self._rng.random() < 0.25 + 0.7 * self._persona.openness
@@ -318,6 +354,30 @@ class Customer:
             extra.append((self._phrase("my_uid"), {"user_id": self.goal.user_id}))
         if "reason" in wish.facts and self._rng.random() < chance:
             extra.append(self._tell(Ask.REASON))
+        if wish.kind == "book":
+            extra += self._booking_facts(told, chance * 0.6)
+        return extra
+
+    def _booking_facts(
+        self, told: Mapping[str, Json], chance: float
+    ) -> list[tuple[list[Piece], dict[str, Json]]]:
+        """Return what a customer who tells everything at once says about a booking."""
+        facts = self.wish.facts
+        bags = "some" if facts["bags"] else "none"
+        extra: list[tuple[list[Piece], dict[str, Json]]] = []
+        for slot, rule in (
+            ("flight_type", f"state_{facts['flight_type']}"),
+            ("cabin", "state_cabin"),
+            ("bags", f"state_bags_{bags}"),
+            ("insurance", f"state_insurance_{facts['insurance']}"),
+        ):
+            if slot not in told and self._rng.random() < chance:
+                extra.append((self._phrase(rule), {slot: facts[slot]}))
+                if rule == "state_round_trip":
+                    extra[-1][1]["return_date"] = facts["return_date"]
+        is_alone = len(facts["passengers"]) == 1 and facts["passengers"][0].get("is_self")
+        if is_alone and self._rng.random() < chance:
+            extra.append((self._phrase("state_pax_self"), {"passengers": facts["passengers"]}))
         return extra
 
     def _slots(self, wish: Wish) -> dict[str, str]:
@@ -334,10 +394,19 @@ class Customer:
         if "cabin" in facts:
             slots["cabin"] = spoken.say_cabin(facts["cabin"])
         if "bags" in facts:
-            slots["n"] = spoken.say_number(facts["bags"], rng)
+            slots.update(self._count(facts["bags"]))
         if "membership" in facts:
             slots["membership"] = facts["membership"]
         return slots
+
+    def _count(self, n_bags: int) -> dict[str, str]:
+        n = spoken.say_number(n_bags, self._rng)
+        one = n_bags == 1
+        return {
+            "n": n,
+            "bags": "bag" if one else "bags",
+            "cases": "suitcase" if one else "suitcases",
+        }
 
     def _phrase(self, rule: str, /, **values: str) -> list[Piece]:
         slots = {**self._slots(self.wish), **values}
@@ -351,6 +420,15 @@ class Customer:
         self.last = Utterance(text, intent, dict(told))
         return text
 
+
+ASIDE_SHARE = 0.02
+ASIDES = (
+    "faq_bag_fee", "faq_insurance", "faq_refund_time", "faq_max_passengers", "faq_certificates",
+    "off_weather", "off_chat", "injection", "absurd", "refuse_discount",
+)  # fmt: skip
+"""What a customer may say in the middle of something else."""
+ASIDE_REPLIES = {"off_weather": "off_topic", "off_chat": "off_topic", "absurd": "sorry"}
+UNINTERRUPTED = frozenset({Ask.CONFIRM, Ask.HUMAN_OR_FACTS, Ask.WISH, Ask.WHICH_RESERVATION})
 
 GIVING: Mapping[Ask, str] = {
     Ask.ROUTE: "give_route",

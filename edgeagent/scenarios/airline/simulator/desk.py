@@ -100,13 +100,13 @@ class Desk:
         self.slots = {**known, **heard.told}
         self._intent = heard.intent
 
-    def say(self, reply: str, /, **values: object) -> Utterance:
-        """Say a reply by name and return the customer's answer.
+    def say(self, reply: str, aside: str | None = None, /, **values: object) -> Utterance:
+        """Say a reply by name and return the customer's answer; `aside` is answered first.
 
         Raises:
             Ended: the customer left.
         """
-        return self._say(reply, Label(reply), values)
+        return self._say(reply, Label(aside or reply), values, aside)
 
     def ask(self, slot: str, reply: str, /, **values: object) -> Json:
         """Return what the customer tells about `slot`, asking until it is told.
@@ -114,9 +114,22 @@ class Desk:
         Raises:
             TaskOver: the customer asks for something else instead.
         """
+        heard: Utterance | None = None
         while slot not in self.slots:
-            self.listen(self.say(reply, **values))
+            aside = heard.told.get("aside") if heard else None
+            heard = self.listen(self.say(reply, aside, **values))
         return self.slots[slot]
+
+    def confirm(self, reply: str, /, **values: object) -> bool:
+        """Return whether the customer agrees to what the reply says, told again if questioned.
+
+        Raises:
+            TaskOver: the customer asks for something else instead.
+        """
+        heard = self.listen(self.say(reply, **values))
+        while heard.told.get("again"):
+            heard = self.listen(self.say(reply, **values))
+        return bool(heard.told.get("confirm"))
 
     def listen(self, heard: Utterance) -> Utterance:
         """Return what was heard in the middle of a task, or leave the task for a new wish."""
@@ -164,8 +177,12 @@ class Desk:
             case "offline":
                 return self._say("offline", Label("offline", is_hard=True, is_masked=True), {})
 
-    def _say(self, reply: str, label: Label, values: Mapping[str, object]) -> Utterance:
+    def _say(
+        self, reply: str, label: Label, values: Mapping[str, object], aside: str | None = None
+    ) -> Utterance:
         text = REPLIES[reply].format(**values)
+        if aside is not None:
+            text = f"{REPLIES[aside]} {text}"
         self._record(RESPOND, {"message": text}, label, lambda _: ToolOutcome('{"ok": true}'))
         answer = self._customer.reply(text)
         if answer is None:

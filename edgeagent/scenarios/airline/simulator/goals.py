@@ -44,6 +44,10 @@ class Wish:
     """Canonical values by slot: what the customer can tell when asked."""
     declines: bool = False
     """Says no when asked to confirm."""
+    asks_again: bool = False
+    """Asks for the price once more before saying yes or no."""
+    revises: tuple[str, Json] | None = None
+    """A slot and the value that it is changed to when a booking is read out."""
     insists: bool = False
     """Asks for an exception after a refusal."""
     vague: frozenset[str] = frozenset()

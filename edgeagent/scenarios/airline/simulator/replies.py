@@ -11,6 +11,11 @@ REPLIES: dict[str, str] = {
     "greeting": "Hello! How can I help you today?",
     "closing": "You are welcome. Have a good trip!",
     "nothing_done": "All right, I did not change anything.",
+    "not_understood": (
+        "Sorry, I did not understand that. I can look up, book, change or cancel flights. "
+        "What do you need?"
+    ),
+    "sorry": "Sorry, I did not understand that.",
     "off_topic": "I cannot help with that. I can look up, book, change or cancel flights.",
     "injection": "I cannot do that. I have to follow the airline's rules for every customer.",
     "no_exception": "I am sorry, I cannot make an exception. The rule is the same for everyone.",
@@ -19,7 +24,7 @@ REPLIES: dict[str, str] = {
         "Would you like the details that I can look up, or a human agent?"
     ),
     # Questions
-    "ask_user_id": "Sure. Could you give me your user ID, please?",
+    "ask_user_id": "Could you give me your user ID, please?",
     "ask_reservation": "Could you give me the reservation ID, please?",
     "unknown_user": "I could not find the user {user_id}. Could you check the user ID, please?",
     "unknown_reservation": (
@@ -60,21 +65,20 @@ REPLIES: dict[str, str] = {
     "overview_cancelled": (
         "Reservation {reservation_id} from {origin} to {destination} is cancelled."
     ),
-    "flights": "The flights of {reservation_id} are {flights}.",
-    "passengers": "The passengers of {reservation_id} are {passengers}.",
+    "flights": "Flights of {reservation_id}: {flights}.",
+    "passengers": "Passengers of {reservation_id}: {passengers}.",
     "bags": (
-        "Reservation {reservation_id} has {total_baggages} checked bags, {nonfree_baggages} of them"
-        " paid."
+        "Checked bags on {reservation_id}: {total_baggages}, of these paid: {nonfree_baggages}."
     ),
-    "payment": "The payments for {reservation_id} are {payments}.",
+    "payment": "Paid for {reservation_id}: {payments}.",
     "insured": "Yes, {reservation_id} has travel insurance.",
     "not_insured": "No, {reservation_id} has no travel insurance.",
     "cabin": "Reservation {reservation_id} is in {cabin}.",
     "membership": "You are a {membership} member.",
     "payment_methods": "In your profile: {ways}.",
-    "reservations": "Your reservations are {ids}.",
+    "reservations": "Reservations in your profile: {ids}.",
     "email": "Your email is {email}.",
-    "saved_passengers": "Your saved passengers are {passengers}.",
+    "saved_passengers": "Saved passengers: {passengers}.",
     "no_saved_passengers": "You have no saved passengers.",
     "dob": "Your date of birth in the profile is {dob}.",
     # Searches
@@ -96,7 +100,7 @@ REPLIES: dict[str, str] = {
     "airport_code": "The airport code of {city} is {code}.",
     # Booking and changing
     "confirm_booking": (
-        "I will book {flight_type} in {cabin}: {flights}, for {passengers}, {bags} bags, "
+        "I will book {flight_type} in {cabin}: {flights}, for {passengers}, bags: {bags}, "
         "insurance: {insurance}, ${total} with {payment}. Shall I go ahead (yes/no)?"
     ),
     "booked": "Your booking is done. The reservation ID is {reservation_id}.",
@@ -112,14 +116,14 @@ REPLIES: dict[str, str] = {
     "changed": "Reservation {reservation_id} is changed.",
     "no_seats": "I cannot offer {cabin} on {reservation_id}, there are no seats.",
     "confirm_bags": (
-        "Reservation {reservation_id} will have {total} bags, {nonfree} of them paid. "
+        "Checked bags on {reservation_id} will be {total}, of these paid: {nonfree}. "
         "The price is ${amount} with {payment}. Shall I go ahead (yes/no)?"
     ),
-    "bags_added": "Done. Reservation {reservation_id} has {total} bags.",
+    "bags_added": "Done. Checked bags on {reservation_id}: {total}.",
     "confirm_passengers": (
         "The passengers of {reservation_id} will be {passengers}. Shall I go ahead (yes/no)?"
     ),
-    "passengers_changed": "Done. The passengers of {reservation_id} are {passengers}.",
+    "passengers_changed": "Done. Passengers of {reservation_id}: {passengers}.",
     "confirm_cancel": "I will cancel {reservation_id}. Shall I go ahead (yes/no)?",
     "cancelled": (
         "Reservation {reservation_id} is cancelled. The refund goes to the original payment "
@@ -160,7 +164,7 @@ REPLIES: dict[str, str] = {
     "refuse_route": "I cannot change the origin or the destination of a reservation.",
     "refuse_discount": "I cannot give discounts, upgrades or waivers.",
     # Questions about the rules
-    "faq_bags": "A {membership} member has {n} free checked bags per passenger in {cabin}.",
+    "faq_bags": "Free checked bags per passenger for a {membership} member in {cabin}: {n}.",
     "faq_bag_fee": "Each extra checked bag costs $50.",
     "faq_insurance": (
         "Travel insurance costs $30 per passenger and gives a full refund if you cancel for health "

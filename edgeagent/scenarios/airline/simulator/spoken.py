@@ -129,7 +129,8 @@ def write(pieces: Iterable[Piece], persona: Persona, rng: random.Random) -> str:
             starts = _ends_sentence(written, text)
             written.append(text)
     sentence = "".join(written).strip()
-    sentence = re.sub(r" +", " ", sentence).replace(" ,", ",").replace(" .", ".")
+    sentence = re.sub(r" +", " ", sentence)
+    sentence = re.sub(r" ([,.;'])", r"\1", sentence)
     if persona.case == "neat" and sentence and sentence[-1].isalnum():
         sentence += "?" if _asks(sentence) else rng.choice((".", ".", "", "!"))
     elif sentence and sentence[-1].isalnum() and _asks(sentence) and rng.random() < 0.5:
@@ -138,7 +139,9 @@ def write(pieces: Iterable[Piece], persona: Persona, rng: random.Random) -> str:
 
 
 _QUESTION = re.compile(
-    r"^((hi|hello|hey)( there)?[,.!]* )?"
+    r"^((hi|hello|hey|ok|great|thanks|good|perfect|also|and|next|now|so|oh|by the way|also now"
+    r"|another thing|one more thing|additionally|good (morning|evening|afternoon))( there)?[,.!]*"
+    r" )*"
     r"((what|which|who|whose|when|where|how|is|are|am|can|could|do|does|did|would|will|was|should"
     r"|any)\b|may (i|we)\b)",
     re.IGNORECASE,

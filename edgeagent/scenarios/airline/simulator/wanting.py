@@ -32,6 +32,7 @@ WEIGHTS: Mapping[str, float] = {
     "scope_wheelchair": 0.6, "scope_hotel": 0.6, "scope_account": 0.6, "scope_crew": 0.6,
     "scope_checkin": 0.6,
     "off_weather": 1, "off_chat": 2, "off_advice": 1, "injection": 3,
+    "absurd": 1.5,
     "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
     "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
     "faq_certificates": 0.7, "faq_cancel_rules": 0.7, "faq_airports": 0.7, "faq_airport_code": 1.2,
@@ -47,7 +48,7 @@ _FLIGHTS = ("change_date", "change_open", "upgrade")
 CONFIRMED = frozenset({"book", *_FLIGHTS, *_BAGS, "passenger", "cancel", "compensation_cancelled"})
 """Kinds that come to a yes or no."""
 
-SILENT = ("faq_", "off_", "handoff", "injection", "refuse_discount", "search", "scope_")
+SILENT = ("absurd", "faq_", "off_", "handoff", "injection", "refuse_discount", "search", "scope_")
 """Kinds that need no user id."""
 
 
@@ -62,6 +63,8 @@ class Draw:
     reservation_id: str | None = None
     """Of the wish before."""
     seen: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    """Reservations that a wish before may have cancelled."""
 
     @property
     def user(self) -> Json:
@@ -72,7 +75,7 @@ class Draw:
         """Draw a reservation that fits, of this user or, before there is one, of any user."""
         reservations = self.world.reservations
         if self.user_id:
-            ids: Sequence[str] = self.user["reservations"]
+            ids: Sequence[str] = [r for r in self.user["reservations"] if r not in self.gone]
             if (
                 self.reservation_id is not None
                 and self.reservation_id in ids
@@ -131,6 +134,8 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
         draw.seen.add(kind)
         wishes.append(wish)
         draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
+        if kind == "cancel" and draw.reservation_id is not None:
+            draw.gone.add(draw.reservation_id)
         if kind.startswith(ENDING):
             break
     return Goal(
@@ -162,25 +167,33 @@ def _draw_wish(draw: Draw, kind: str) -> Wish | None:
         kind,
         facts,
         declines=kind in CONFIRMED and rng.random() < 0.08,
+        asks_again=kind in CONFIRMED and rng.random() < 0.05,
+        revises=_revision(facts, rng) if kind == "book" and rng.random() < 0.1 else None,
         insists=rng.random() < 0.3,
         vague=vague,
     )
+
+
+def _revision(facts: Mapping[str, Json], rng: random.Random) -> tuple[str, Json]:
+    """Draw what a customer changes in a booking when it is read out."""
+    if rng.random() < 0.5:
+        return "insurance", "no" if facts["insurance"] == "yes" else "yes"
+    return "bags", rng.choice([n for n in (1, 2, 3) if n != facts["bags"]])
 
 
 def _vagueness(draw: Draw, kind: str, facts: dict[str, Json]) -> frozenset[str]:
     rng = draw.rng
     vague: set[str] = set()
     reservation_id = facts.get("reservation_id")
-    if reservation_id is not None and reservation_id == draw.reservation_id:
-        facts["same_reservation"] = True
-    elif reservation_id is not None and not kind.startswith(("defer", "refuse")):
+    is_new = reservation_id is not None and reservation_id != draw.reservation_id
+    if is_new and not kind.startswith(("defer", "refuse", "faq", "off", "scope")):
         chance = rng.random()
         if chance < 0.12 and len(draw.user["reservations"]) <= 5:
             vague.add("reservation_id")
             if len(draw.user["reservations"]) > 1 and rng.random() < 0.3:
                 vague.add("which")
         elif chance < 0.17:
-            facts["wrong_reservation_id"] = _mistype_id(reservation_id, rng)
+            facts["wrong_reservation_id"] = _mistype_id(str(reservation_id), rng)
     if kind in ("search", "book", "change_open") and rng.random() < 0.06:
         vague.add("date")
     return frozenset(vague)
@@ -334,8 +347,8 @@ def _is_case(case: str, reservation: Json, statuses: Sequence[str]) -> bool:
     is_flown = bool({"landed", "flying"}.intersection(statuses))
     if case == "flown" or is_flown:
         return case == "flown" and is_flown
-    is_recent = reservation["created_at"] >= "2024-05-14T15:00:00"
-    is_business = reservation["cabin"] == "business"
+    is_recent = bool(reservation["created_at"] >= "2024-05-14T15:00:00")
+    is_business = bool(reservation["cabin"] == "business")
     by_airline = "cancelled" in statuses
     if case in ("recent", "airline", "business"):
         return {"recent": is_recent, "airline": by_airline, "business": is_business}[case]
