@@ -426,7 +426,7 @@ async def test_a_huge_paste_is_held_aside_and_sent_whole() -> None:
         await at.pilot.press("enter")
         await at.until(lambda: at.script.said == [text])
         await at.ready()
-        assert at.shows("96,000 more characters")
+        assert at.shows("98,000 more characters")
 
 
 @pytest.mark.parametrize(

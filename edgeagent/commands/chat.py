@@ -15,6 +15,7 @@ from edgeagent import catalog, paths, wiring
 from edgeagent.commands import opening
 from edgeagent.commands.config import flat
 from edgeagent.config import Config
+from edgeagent.errors import StoreError
 from edgeagent.scenarios import library
 from edgeagent.session import Session
 from edgeagent.tui.ports import Choice, Option, Ports
@@ -68,7 +69,7 @@ def _opener(settings: Config) -> Callable[[Choice], Session]:
         chosen = settings.model_copy(
             update={
                 "model": settings.model.model_copy(update={"name": choice.model}),
-                "offline": settings.offline or choice.offline,
+                "offline": choice.offline,
             }
         )
         session = opening.open_session(opening.Opening(chosen, choice.scenario, choice.resume))
@@ -100,8 +101,10 @@ def _sessions() -> Sequence[Option]:
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(row.used_at)),
                 Path(row.scenario).name,
                 row.model,
+                "1 turn" if row.n_turns == 1 else f"{row.n_turns} turns",
                 row.title,
             ),
+            row.scenario,
         )
         for row in rows
     ]
@@ -111,5 +114,8 @@ def _export(session_id: str) -> str:
     file = Path.cwd() / f"edgeagent-{session_id}.json"
     with closing(wiring.open_store()) as store:
         text = json.dumps(store.export(session_id), indent=2)
-    file.write_text(text + "\n", encoding="utf-8")
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as exc:
+        raise StoreError(f"cannot write {file}: {exc.strerror}; start in another folder") from exc
     return str(file)

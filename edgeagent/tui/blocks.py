@@ -16,7 +16,7 @@ from textual.widget import Widget
 from edgeagent.events import Tier
 from edgeagent.tui.plain import clipped, literal
 
-SAID_CHARACTERS = 4_000
+SAID_CHARACTERS = 2_000
 DETAIL_CHARACTERS = 12_000
 """Longer texts are cut on the screen: laying out 100 kB takes a quarter of a second each time."""
 

@@ -6,6 +6,7 @@ engine, store or configuration (see `ports`), and leaves commands to the app.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,17 +27,20 @@ from edgeagent.tui.plain import literal, one_line
 from edgeagent.tui.ports import Choice, Ports, SessionLike
 from edgeagent.tui.posts import OpeningFailed, SessionOpened, Woken, Work, WorkOver
 from edgeagent.tui.prompt import PromptBox
-from edgeagent.tui.status import Status, StatusLine
+from edgeagent.tui.status import WAITING, WRITING, Status, StatusLine
 from edgeagent.tui.transcript import Transcript
 from edgeagent.tui.work import caught_up, open_session, run_turn
 
 LINK_PERIOD_S = 1.0
 PERIOD_S = 0.1
 """Progress is drawn this often; facts are drawn at once."""
-NEXT_STEPS = (
-    "ctrl+p, then `Switch model` or `Switch scenario`, tries another one; "
-    "`edgeagent doctor` says what is missing; nothing is lost"
-)
+PATIENCE_S = 3
+"""Work that takes longer shows for how long it has been going on."""
+NEXT_STEPS = """\
+ctrl+p, Switch model       another model for this conversation
+ctrl+p, Switch scenario    another scenario, in a new conversation
+edgeagent models pull …    fetch a model, in another terminal
+edgeagent doctor           what is missing on this machine"""
 
 
 class ChatScreen(Screen[None]):
@@ -54,6 +58,8 @@ class ChatScreen(Screen[None]):
         line: str
 
     status: var[Status] = var(Status, init=False)
+    activity: var[str] = var("", init=False)
+    """What the running work does, and for how long if that is long."""
 
     def __init__(self, ports: Ports, choice: Choice) -> None:
         super().__init__(id="chat")
@@ -65,6 +71,8 @@ class ChatScreen(Screen[None]):
         self.has_turns = False
         self.waiting = ""
         """A message that is sent when the running turn is over."""
+        self._begun_at = 0.0
+        """When the running work began, on the monotonic clock."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="head"):
@@ -110,6 +118,7 @@ class ChatScreen(Screen[None]):
             return
         left, self.session, self.choice = self.session, None, choice
         self.has_turns = False
+        self.query_one("#head-session", Static).update("")
         self.work = Work()
         self.status = Status(
             link=self.status.link, reason=self.status.reason, activity=f"loading {choice.model}"
@@ -118,6 +127,7 @@ class ChatScreen(Screen[None]):
 
     def _run(self, job: Callable[[], None]) -> None:
         self._ticker.resume()
+        self._begun_at = time.monotonic()
         self.run_worker(job, thread=True, group="work")
 
     def on_session_opened(self, message: SessionOpened) -> None:
@@ -150,9 +160,8 @@ class ChatScreen(Screen[None]):
         if session.greeting:
             self.narration.greet(session.greeting)
         if session.examples:
-            examples = "\n".join(f"  {one_line(text, 96)}" for text in session.examples)
-            line = self.narration.note("notice", "for instance:", detail=examples)
-            line.is_open = True
+            examples = "\n".join(one_line(text, 96) for text in session.examples)
+            self.narration.note("notice", "for instance:", detail=examples).is_open = True
 
     def on_opening_failed(self, message: OpeningFailed) -> None:
         if self.session is None:
@@ -161,7 +170,7 @@ class ChatScreen(Screen[None]):
         else:
             name = "the model is not ready"
         self.narration.note("error", message.error, name=name)
-        self.narration.note("notice", NEXT_STEPS)
+        self.narration.note("notice", "next:", detail=NEXT_STEPS).is_open = True
 
     def look_at_link(self) -> None:
         """Show whether the larger model is in reach."""
@@ -218,6 +227,7 @@ class ChatScreen(Screen[None]):
             self.status = self.status.after(event)
             if happening.slot is not None and not self.prompt.text:
                 self._focus_question()
+        self._show_activity()
 
     def on_work_over(self, message: WorkOver) -> None:
         """Send what waits, unless the turn was cancelled."""
@@ -263,7 +273,19 @@ class ChatScreen(Screen[None]):
 
     def watch_status(self, status: Status) -> None:
         self.query_one(StatusLine).status = status
-        self.query_one("#activity", Static).update(literal(status.activity))
+        self._show_activity()
+
+    def _show_activity(self) -> None:
+        text = self.status.activity
+        if text == WRITING and self.narration.written_name:
+            text = f"{text} {self.narration.written_name}"
+        seconds = int(time.monotonic() - self._begun_at)
+        if text and text != WAITING and seconds >= PATIENCE_S:
+            text = f"{text}   {seconds} s"
+        self.activity = text
+
+    def watch_activity(self, text: str) -> None:
+        self.query_one("#activity", Static).update(literal(text))
 
     def on_unmount(self) -> None:
         if self.work is not None:

@@ -7,6 +7,7 @@ transcript only that blocks can be added to it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
@@ -43,6 +44,7 @@ N_HISTORY = 400
 """Stored events that are shown; about half of them make a block."""
 ARGUMENTS_WIDTH = 72
 OUTBOX = "outbox"
+_NAME = re.compile(r'"name"\s*:\s*"(\w+)"')
 
 
 class Narration:
@@ -131,6 +133,12 @@ class Narration:
     def greet(self, text: str) -> None:
         """Show what the agent says before the customer has said anything."""
         self._transcript.add(Said("agent", text))
+
+    @property
+    def written_name(self) -> str:
+        """Name of the call that is being written; empty before it is known."""
+        found = _NAME.search(self._raw)
+        return found[1] if found else ""
 
     def _called(self, event: ToolCalled) -> None:
         call = event.call

@@ -29,6 +29,8 @@ from edgeagent.link import LinkState
 from edgeagent.messages import Usage
 from edgeagent.tui.plain import literal
 
+WRITING = "writing"
+WAITING = "waiting for your answer (tab moves to it)"
 LINK_SIGNS = {LinkState.ONLINE: "●", LinkState.PROBING: "◐", LinkState.OFFLINE: "○"}
 
 
@@ -57,11 +59,11 @@ class Status:
                 percent = 100 * done // total if total else 100
                 return replace(self, activity=f"reading prompt {percent} %")
             case Token():
-                return replace(self, activity="writing")
+                return replace(self, activity=WRITING)
             case ToolCalled(call=call, tier=tier, usage=usage):
                 return replace(self._spent(tier, usage), activity=f"running {call.name}")
             case ApprovalNeeded():
-                return replace(self, activity="waiting for your answer (tab moves to it)")
+                return replace(self, activity=WAITING)
             case TextSaid(tier=tier, usage=usage):
                 return replace(self._spent(tier, usage), tier=tier)
             case Answered(tier=tier):
@@ -104,4 +106,6 @@ class StatusLine(Horizontal):
             self.set_class(status.link is state, f"-{state.value}")
 
     def _say(self, name: str, text: str) -> None:
-        self.query_one(f"#status-{name}", Static).update(literal(text))
+        part = self.query_one(f"#status-{name}", Static)
+        part.update(literal(text))
+        part.set_class(not text, "-empty")
