@@ -142,8 +142,8 @@ _QUESTION = re.compile(
     r"^((hi|hello|hey|ok|great|thanks|good|perfect|also|and|next|now|so|oh|by the way|also now"
     r"|another thing|one more thing|additionally|good (morning|evening|afternoon))( there)?[,.!]*"
     r" )*"
-    r"((what|which|who|whose|when|where|how|is|are|am|can|could|do|does|did|would|will|was|should"
-    r"|any)\b|may (i|we)\b)",
+    r"((what|which|who|whose|when|where|how|is|are|am|can|could|does|did|would|will|was|should"
+    r"|any)\b|(may|do) (i|we|you|my|basic)\b)",
     re.IGNORECASE,
 )
 

@@ -39,7 +39,7 @@ _RULES: tuple[tuple[Ask, str], ...] = (
         r"from where|fly from|depart from|leav(e|ing) from|\borigin\b|departure (city|air)",
     ),
     (Ask.DESTINATION, r"where to\b|fly to\b|going to\b|\bdestination\b|to which city|arrival city"),
-    (Ask.DATE, r"\bdate\b(?! of birth)|which day|what day|when (do|would) you"),
+    (Ask.DATE, r"\bdates?\b(?! of birth)|which day|what day|when (do|would) you"),
     (Ask.CABIN, r"\bcabin\b|which class|what class|basic economy, economy or"),
     (Ask.WISH, r"how (can|may) i help|what (can|may) i do|anything else|what do you need"),
 )
