@@ -354,13 +354,12 @@ class _Turn:
         offered = frozenset(self.kinds) - {DEFER}
         if self.actor.must_answer:
             offered = offered & {RESPOND, TRANSFER} or offered
-        tools = [tool for tool in self.agent.tools if tool.name in offered]
         started, sent_before = time.monotonic(), self.remote.bytes_sent
         raw = ""
         done: RemoteDone | None = None
         try:
             for item in self.remote.step(
-                self.agent.policy, tools, self.conversation, self.remote_left_s, self.cancel
+                *self._for_remote(offered), self.remote_left_s, self.cancel
             ):
                 if isinstance(item, RemoteDone):
                     done = item
@@ -383,6 +382,11 @@ class _Turn:
         return _Draft(
             done.calls, offered, None, done.usage, done.ms, raw=raw, is_cancelled=not done.calls
         )
+
+    def _for_remote(self, offered: frozenset[str]) -> tuple[str, list[Tool], Conversation]:
+        """Return what the larger model is shown: whatever happened, and only its own tools."""
+        tools = [tool for tool in self.agent.tools if tool.name in offered]
+        return self.agent.policy, tools, history.without_deferrals(self.conversation)
 
     def _why_not_remote(self) -> str:
         """Return why the turn cannot leave the machine; empty when it can."""
@@ -471,7 +475,7 @@ class _Turn:
         if self.config.defer.mode != "ask" or self.grants.may_defer:
             return True
         assert self.remote is not None
-        preview = self.remote.preview(self.agent.policy, self.agent.tools, self.conversation)
+        preview = self.remote.preview(*self._for_remote(frozenset(self.kinds) - {DEFER}))
         is_for_good = self.config.defer.scope == "conversation"
         detail = (
             f"{preview.n_messages} messages, {preview.n_bytes} bytes, to {self.remote.name} at "

@@ -202,8 +202,7 @@ class Link:
         config = self._config
         assert config.base_url is not None
         key = config.api_key.get_secret_value() if config.api_key else None
-        url = config.base_url.rstrip("/") + "/models"
-        return reach.probe(url, key, config.connect_s)
+        return reach.probe(config.base_url, key, config.connect_s)
 
 
 def _backoff_s(n_failures: int, cap_s: float) -> float:

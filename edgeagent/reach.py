@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgeagent.errors import (
     RemoteBroken,
@@ -31,6 +35,8 @@ USER_AGENT = "edgeagent"
 RETRY_AFTER_S = 30.0
 """How long a 429 without a `Retry-After` is obeyed."""
 RETRY_AFTER_CAP_S = 3600.0
+LISTING_BYTES = 1024 * 1024
+"""A list of models; a catalogue of hundreds has some 300 KiB."""
 
 REFUSALS = {
     401: "check DEFER_API_KEY",
@@ -103,6 +109,74 @@ def probe(url: str, key: str | None, connect_s: float) -> RemoteError | None:
     that is not a web page or a failure will do, since not every server lists its models and a
     restricted key may be forbidden to ask (403).
     """
+    try:
+        with _listing(url, key, connect_s) as response:
+            return _from_probe(response, host_of(url))
+    except RemoteError as error:
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The first model that a server lists, and what it tells of it; 0 where it does not."""
+
+    name: str
+    n_ctx: int = 0
+    n_params: int = 0
+    size_bytes: int = 0
+
+
+def models(url: str, key: str | None, connect_s: float) -> Offer:
+    """Return what the server serves.
+
+    Raises:
+        RemoteError: it is not there, refuses, or lists no model.
+    Source: llama.cpp tools/server README, `GET /v1/models` (`meta`); vLLM's `max_model_len`.
+    """
+    host = host_of(url)
+    with _listing(url, key, connect_s) as response:
+        error = _from_probe(response, host)
+        if error is not None or response.status_code != 200:
+            raise error or from_status(response.status_code, response.headers, host)
+        body = b""
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > LISTING_BYTES:
+                raise RemoteBroken(f"{host} sends more than a list of models can be")
+    try:
+        listed = _Listing.model_validate_json(body).data[0]
+    except (ValidationError, IndexError) as exc:
+        raise RemoteBroken(f"{host} lists no model") from exc
+    meta = listed.meta or _Meta()
+    return Offer(
+        listed.id, listed.max_model_len or meta.n_ctx or meta.n_ctx_train, meta.n_params, meta.size
+    )
+
+
+class _Meta(BaseModel):
+    # Servers add fields of their own; what we do not know we do not read.
+    model_config = ConfigDict(extra="ignore")
+    n_ctx: int = 0
+    n_ctx_train: int = 0
+    n_params: int = 0
+    size: int = 0
+
+
+class _Listed(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    id: str
+    max_model_len: int = 0
+    meta: _Meta | None = None
+
+
+class _Listing(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    data: list[_Listed]
+
+
+@contextmanager
+def _listing(url: str, key: str | None, connect_s: float) -> Iterator[httpx2.Response]:
+    """Ask for the list of models; the body is not read yet."""
     import httpx2  # 100 ms, paid by the link's own thread
 
     headers = {"user-agent": USER_AGENT, **({"authorization": f"Bearer {key}"} if key else {})}
@@ -110,14 +184,14 @@ def probe(url: str, key: str | None, connect_s: float) -> RemoteError | None:
     try:
         with (
             httpx2.Client(timeout=connect_s, follow_redirects=False) as client,
-            client.stream("GET", url, headers=headers) as response,
+            client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as response,
         ):
-            return _from_probe(response, host)
+            yield response
     except (httpx2.TransportError, httpx2.InvalidURL) as exc:
         error = from_transport(exc, host)
         if isinstance(error, RemoteTimeout):
-            return RemoteOffline(f"no answer from {host} within {connect_s:g} s")
-        return error
+            raise RemoteOffline(f"no answer from {host} within {connect_s:g} s") from exc
+        raise error from exc
 
 
 def _from_probe(response: httpx2.Response, host: str) -> RemoteError | None:

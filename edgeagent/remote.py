@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgeagent import reach, wire
 from edgeagent.errors import RemoteBroken, RemoteError, RemoteOffline, RemoteTimeout
@@ -25,7 +25,7 @@ from edgeagent.messages import Call, Conversation, Json, Tool, Usage
 
 if TYPE_CHECKING:
     import httpx2
-    from openai import OpenAI, OpenAIError
+    from openai import OpenAI, OpenAIError, Stream
 
     from edgeagent.config import RemoteConfig
 
@@ -296,7 +296,8 @@ class _Exchange(threading.Thread):
         import openai
 
         try:
-            with self._client.chat.completions.create(**self._body) as stream:
+            answer = self._client.chat.completions.create(**self._body)
+            with cast("Stream[object]", answer) as stream:  # the body says `stream`
                 n_bytes = 0
                 for chunk in stream.response.iter_bytes():
                     n_bytes += len(chunk)

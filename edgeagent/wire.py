@@ -14,9 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from edgeagent.calls import new_id, validate
 from edgeagent.errors import RemoteBroken
-from edgeagent.history import without_deferrals
 from edgeagent.messages import (
-    DEFER,
     RESPOND,
     Call,
     CallMessage,
@@ -41,10 +39,7 @@ MAX_DEPTH = 32
 def request_body(
     model: str, policy: str, tools: Sequence[Tool], conversation: Conversation
 ) -> dict[str, Json]:
-    """Return the request that asks for the next call, streamed.
-
-    The deferral tool is left out: whoever is asked here has nobody to hand over to.
-    """
+    """Return the request that asks for the next call, streamed."""
     return {
         "model": model,
         "messages": chat_messages(policy, conversation),
@@ -58,7 +53,6 @@ def request_body(
                 },
             }
             for tool in tools
-            if tool.name != DEFER
         ],
         "stream": True,
     }
@@ -67,7 +61,7 @@ def request_body(
 def chat_messages(policy: str, conversation: Conversation) -> list[dict[str, Json]]:
     """Return the messages; each call is followed by its result, as strict servers demand."""
     chat: list[dict[str, Json]] = [{"role": "system", "content": policy}]
-    for message in without_deferrals(conversation):
+    for message in conversation:
         match message:
             case UserMessage(text):
                 chat.append({"role": "user", "content": text})
@@ -340,7 +334,7 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 def _checked(name: str, arguments: dict[str, Json], tools: Sequence[Tool]) -> Call:
     """Return the call under an id of ours; ids of servers repeat, and ours run at most once."""
-    problem = validate(name, arguments, [tool for tool in tools if tool.name != DEFER])
+    problem = validate(name, arguments, tools)
     if problem is not None:
         raise RemoteBroken(f"the larger model called {explained(name)!r}: {problem}")
     return Call(new_id(), name, arguments)
