@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from edgeagent.messages import DEFER, Verdict
 
+AGAIN = -1
+"""Instead of a token: the first row is to be read again with other names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fork:
@@ -31,8 +34,7 @@ class Reading:
     verdict: Verdict | None
     """None: the name is still open, walk on with `token`."""
     token: int
-    """The model's choice under the verdict; -1 when the row has to be read again without the
-    deferral call."""
+    """The model's choice under the verdict, or `AGAIN`."""
 
 
 class DeferralReader:
@@ -66,7 +68,7 @@ class DeferralReader:
         if fork.shared and self._settled + open_share >= self._threshold:
             return self._walk(max(fork.shared, key=by_token.__getitem__), by_token)
         keeps = greedy not in fork.defer and greedy not in fork.shared
-        return Reading(self._verdict(False), greedy if keeps else -1)
+        return Reading(self._verdict(False), greedy if keeps else AGAIN)
 
     def _walk(self, token: int, by_token: Mapping[int, float]) -> Reading:
         self._weight *= by_token[token]

@@ -15,6 +15,8 @@ from llguidance import LLMatcher
 from edgeagent.engine.vocabulary import Vocabulary
 
 ATTEMPTS = 4
+LONGEST = 4
+"""Bytes of the tokens that a plan is made of; every byte is a token, so that any text can be."""
 N_DRAWN = 200
 """Tokens of which one is drawn where preference led nowhere."""
 _CLOSERS = frozenset(b'"}]\n')
@@ -28,7 +30,7 @@ class Closer:
         steering = set(vocabulary.special.values())
         by_bytes: dict[bytes, int] = {}
         for token, piece in enumerate(vocabulary.pieces):
-            if piece and token not in steering:
+            if 0 < len(piece) <= LONGEST and token not in steering:
                 by_bytes.setdefault(piece, token)
         closers = sorted((p for p in by_bytes if set(p) <= _CLOSERS), key=lambda p: (-len(p), p))
         quotes = [p for p in closers if p.startswith(b'"')]
@@ -39,8 +41,8 @@ class Closer:
         digits = [c.encode() for c in string.digits]
         ranked = chain(quotes, letters, rest, digits, (b"n", b"t", b"f", b"[", b"{", b"-", b" "))
         self._preferred = [by_bytes[piece] for piece in ranked if piece in by_bytes]
-        others = sorted(by_bytes.values(), key=lambda t: (len(vocabulary.pieces[t]), t))
-        self._others = others + sorted(steering - set(vocabulary.ends))
+        others = sorted(by_bytes.items(), key=lambda item: (len(item[0]), item[1]))
+        self._others = [t for _, t in others] + sorted(steering - set(vocabulary.ends))
         self._quotes = {by_bytes[piece] for piece in quotes}
 
     def plan(self, matcher: LLMatcher, limit: int) -> list[int] | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeagent import calls
 from edgeagent.engine.answer import Answer, forced
-from edgeagent.engine.branch import DeferralReader
+from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
 from edgeagent.engine.grammar import Grammars
@@ -173,14 +173,13 @@ class Decoder:
         row = None if step.answer.is_done else self._context.logits()
         while row is not None:
             mask = step.answer.matcher.compute_bitmask()
-            allowed = _allowed(mask, len(row))
-            if allowed.size == 0:
-                step.answer.close()
-                break
-            token = self._choose(step, row, mask, allowed)
-            if token < 0:
-                row = yield from self._again(step)
-                continue
+            if step.reader is not None and step.verdict is None:
+                token = self._consult(step, step.reader, row, mask)
+                if token == AGAIN:
+                    row = yield from self._again(step)
+                    continue
+            else:
+                token = _best(row, mask)
             step.n_sampled += 1
             run = step.answer.take(token)
             if step.verdict is not None:
@@ -191,23 +190,19 @@ class Decoder:
             row = self._context.logits()
         yield from self._show(step)
 
-    def _choose(
-        self, step: _Step, row: NDArray[np.float32], mask: bytes, allowed: NDArray[np.intp]
+    def _consult(
+        self, step: _Step, reader: DeferralReader, row: NDArray[np.float32], mask: bytes
     ) -> int:
-        """Return the model's token; -1 when the first row is to be read with other names."""
-        if step.reader is None or step.verdict is not None:
-            best = int(row.argmax())
-            is_allowed = mask[best >> 3] >> (best & 7) & 1
-            return best if is_allowed else int(allowed[int(row[allowed].argmax())])
+        """Return the model's token under the verdict, as far as the row settles it."""
         if step.first_row is None:
             step.first_row, step.n_first = row.copy(), len(step.answer.tokens)
         written = b"".join(self._pieces[token] for token in step.answer.tokens)
-        reading = step.reader.read(row, allowed, written)
+        reading = reader.read(row, _allowed(mask, len(row)), written)
         step.verdict = reading.verdict
         if step.verdict is None:
             return reading.token
         if step.verdict.deferred and step.rule.on_defer is not None:
-            return -1
+            return AGAIN
         return reading.token
 
     def _again(self, step: _Step) -> Generator[Token, None, NDArray[np.float32] | None]:
@@ -278,6 +273,16 @@ class Decoder:
         return StepDone(
             made, words, step.verdict, usage, "complete" if is_complete else "cancelled"
         )
+
+
+def _best(row: NDArray[np.float32], mask: bytes) -> int:
+    """Return the likeliest token that the grammar allows."""
+    best = int(row.argmax())
+    if mask[best >> 3] >> (best & 7) & 1:
+        return best
+    allowed = _allowed(mask, len(row))
+    # A grammar past its limits allows nothing; the answer then refuses any token and closes.
+    return int(allowed[int(row[allowed].argmax())]) if allowed.size else best
 
 
 def _allowed(mask: bytes, n_tokens: int) -> NDArray[np.intp]:
