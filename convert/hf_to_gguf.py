@@ -26,7 +26,7 @@ import yaml
 
 from convert import qwen3, tokenizer
 from convert.architecture import Architecture, Weight, whole_number
-from convert.checkpoint import Checkpoint, Mapped, Stored
+from convert.checkpoint import Checkpoint, Mapped, Stored, read_json
 from convert.checkpoint import read as read_checkpoint
 from convert.gguf_file import Entry, Slot, head, padding, replacing, text, u32
 from edgeagent.engine import quantizer
@@ -38,6 +38,7 @@ ARCHITECTURES = (qwen3.ARCHITECTURE,)
 CHUNK_WEIGHTS = 1 << 20
 """Weights that one thread converts at a time: 4 MiB as float32."""
 QUANTIZATION_VERSION = 2
+GENERATION = "generation_config.json"
 
 
 class Type(StrEnum):
@@ -194,6 +195,10 @@ def _general(source: Path, name: str, n_weights: int) -> Iterator[Entry]:
         raise ConversionError(
             f"{source}: README.md or its neighbours are malformed: {exc}"
         ) from exc
+    # transformers' name for it; gguf-py 0.19 knows only its own, llama.cpp's copy knows both.
+    if metadata.sampling_penalty_repeat is None and (source / GENERATION).is_file():
+        penalty = read_json(source / GENERATION).get("repetition_penalty")
+        metadata.sampling_penalty_repeat = penalty
     metadata.name = metadata.name or source.resolve().name
     metadata.size_label = metadata.size_label or gguf.size_label(n_weights, n_weights, 0, 0)
     # A writer without a file collects the keys, their order and their types.

@@ -14,8 +14,9 @@ import gguf
 import numpy as np
 import pytest
 
+from convert import manifest_entry
 from convert.hf_to_gguf import Converted, Noted, Type, convert, main
-from edgeagent import gguf_header
+from edgeagent import gguf_header, manifest
 from edgeagent.engine import quantizer
 from edgeagent.gguf_header import BLOCKS, TensorType
 from tests import qwen3_forward, tiny_checkpoint
@@ -216,6 +217,22 @@ def test_tool_tags_stay_visible_even_when_the_checkpoint_hides_them(tmp_path: Pa
     assert any("<tool_call>" in step.text for step in steps if isinstance(step, Noted))
 
 
+def test_the_model_card_and_the_sampling_advice_travel_along(tmp_path: Path) -> None:
+    folder = tiny_checkpoint.write(tmp_path / "tiny")
+    advice = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.1}
+    (folder / "generation_config.json").write_text(json.dumps(advice))
+    card = "---\nlicense: apache-2.0\nbase_model: Qwen/Qwen3-1.7B\ntags:\n- tools\n---\n# Tiny\n"
+    (folder / "README.md").write_text(card)
+    list(convert(folder, tmp_path / "out.gguf", Type.F16))
+    metadata = gguf_header.read(tmp_path / "out.gguf").metadata
+    assert metadata["general.sampling.top_k"] == 20
+    assert metadata["general.sampling.temp"] == pytest.approx(0.6)
+    assert metadata["general.sampling.penalty_repeat"] == pytest.approx(1.1)
+    assert metadata["general.license"] == "apache-2.0"
+    assert metadata["general.base_model.0.repo_url"] == "https://huggingface.co/Qwen/Qwen3-1.7B"
+    assert metadata["general.tags"] == ["tools"]
+
+
 def test_progress_ends_with_the_size_of_the_file(tmp_path: Path) -> None:
     folder = tiny_checkpoint.write(tmp_path / "tiny")
     out = tmp_path / "out.gguf"
@@ -390,3 +407,44 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         cwd=ROOT,
     )
     assert int(ran.stdout) < 60_000  # KiB
+
+
+def test_a_builds_manifest_entry_is_measured_and_replaced_by_the_next(tmp_path: Path) -> None:
+    _, out = made(tmp_path, kind=Type.Q8_0)
+    written = tmp_path / "tiny.toml"
+    arguments = [str(written), str(out), "--title", "Tiny", "--licence", "MIT", "--n-ctx", "512"]
+    assert manifest_entry.main(arguments) == 0
+    first = manifest.read(written)
+    assert (first.name, first.title, first.licence, first.n_ctx) == ("tiny", "Tiny", "MIT", 512)
+    assert first.default_build == "Q8_0"
+    (build,) = first.builds
+    assert build.file == out.name
+    assert build.size_bytes == out.stat().st_size
+    assert build.sha256 == manifest.sha256(out)
+    list(convert(tmp_path / "tiny-qwen3", out, Type.Q8_0, name="Another"))
+    assert manifest_entry.main([str(written), str(out)]) == 0
+    (again,) = manifest.read(written).builds
+    assert again.sha256 == manifest.sha256(out) != build.sha256
+    assert manifest_entry.main([str(tmp_path / "below" / "x.toml"), str(out)]) == 2
+
+
+def test_the_verbs_convert_and_inspect_run(tmp_path: Path) -> None:
+    folder = tiny_checkpoint.write(tmp_path / "tiny")
+    out = tmp_path / "new" / "m.gguf"
+
+    def verb(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgeagent", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    converted = verb("convert", folder, out, "--type", "f16")
+    assert (converted.stdout.strip(), converted.returncode) == (str(out), 0), converted.stderr
+    found = json.loads(verb("inspect", out, "--json").stdout)
+    assert (found["quant"], found["template"]) == ("F16", "renders tools")
+    assert len(found["tensors"]) == 24
+    assert "template      renders tools" in verb("inspect", out).stdout
+    out.write_bytes(out.read_bytes()[:5000])
+    refused = verb("inspect", out)
+    assert refused.returncode == 2
+    assert "damaged or incomplete" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert verb("convert", folder).returncode == 2
