@@ -21,7 +21,17 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 FLOORS = (
     ("errors", "messages", "events", "history", "ledger"),
-    ("config", "paths", "manifest", "gguf_header", "catalog", "reach", "link", "no_internet"),
+    (
+        "config",
+        "paths",
+        "manifest",
+        "gguf_header",
+        "catalog",
+        "hub",
+        "reach",
+        "link",
+        "no_internet",
+    ),
     ("calls", "engine"),
     ("wire", "remote"),
     ("acting", "cascade"),
@@ -45,12 +55,11 @@ ROOMS = {
     "llguidance": ("edgeagent/engine/",),
     "openai": ("edgeagent/remote.py",),
     "textual": ("edgeagent/tui/",),
-    "huggingface_hub": ("edgeagent/catalog.py", "convert/"),
+    "huggingface_hub": ("edgeagent/hub.py",),
     "torch": ("models/",),
     "tokenizers": ("models/",),
     "matplotlib": ("edgeagent/evals/",),
     "gguf": ("convert/", "edgeagent/engine/", "edgeagent/commands/"),
-    "click": ("edgeagent/commands/", "edgeagent/__main__.py", "convert/", "models/"),
 }
 """Library → the files that may import it."""
 
@@ -152,7 +161,7 @@ def test_nothing_is_left_for_later_and_nothing_is_silenced_without_a_reason(file
     if file == Path(__file__):
         return
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        assert not re.search(r"\b(TODO|FIXME|XXX)\b", line), f"line {number}"
+        assert not re.search(r"#.*\b(TODO|FIXME|XXX)\b", line), f"line {number}"
         if "type: ignore" in line:
             assert re.search(r"type: ignore\[[\w, -]+\]\s+# \w", line), f"line {number}"
 

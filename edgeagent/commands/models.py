@@ -90,7 +90,7 @@ def verify(model: str) -> None:
 @command.command("rm")
 @click.argument("model")
 def rm(model: str) -> None:
-    """Delete a model's file from this machine."""
+    """Delete a model's file from this machine; a file that was added only loses its name."""
     found = catalog.resolve(model)
     freed = catalog.remove(found)
     click.echo(f"{found.path}: removed, {freed / 1e6:,.1f} MB freed")
