@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import assert_never
 
 from edgeagent import gguf_header, manifest, paths
 from edgeagent.errors import ModelLoadError, ModelNotFound, UsageError
@@ -72,7 +73,7 @@ def resolve(name: str) -> Model:
         ModelNotFound: no such model, or it is not on this machine; says what to run.
         ConfigError: its manifest cannot be read.
     """
-    if name.endswith(".gguf") or Path(name).is_file():
+    if name.endswith(".gguf") or ("/" in name and Path(name).expanduser().is_file()):
         return _from_file(Path(name).expanduser())
     bare, _, quant = name.partition(":")
     found = find_manifest(bare)
@@ -157,7 +158,7 @@ def is_model(file: str) -> bool:
 
 def expected_sha256(model: Model) -> str | None:
     """Return the hash that the file should have: its manifest's, else its name in the cache."""
-    build = model.manifest.build(model.quant) if model.source is not Source.FILE else None
+    build = model.manifest.build(model.quant)
     if build is not None and build.sha256 is not None:
         return build.sha256
     blob = model.path.resolve().name
@@ -183,20 +184,49 @@ def verify(model: Model) -> str | None:
 def remove(model: Model) -> int:
     """Delete the model's file, and its blob in the cache; return the bytes that were freed.
 
+    A file that was only given a name loses the name and stays.
+
     Raises:
         UsageError: the file ships with the package, or was named by its path.
     """
-    if model.source is Source.BUNDLED:
-        raise UsageError(f"{model.manifest.name} ships with edgeagent; uninstall that instead")
-    if model.source is Source.FILE:
-        raise UsageError(f"{model.path} is a file of yours; edgeagent did not put it there")
+    match model.source:
+        case Source.BUNDLED:
+            raise UsageError(f"{model.manifest.name} ships with edgeagent; uninstall that instead")
+        case Source.FILE:
+            raise UsageError(f"{model.path} is a file of yours; edgeagent did not put it there")
+        case Source.OWN:
+            return _remove_own(model)
+        case Source.HUB:
+            return _remove_cached(model)
+        case _:
+            assert_never(model.source)
+
+
+def _remove_own(model: Model) -> int:
+    file = own_folder() / f"{model.manifest.name}.toml"
+    left = tuple(b for b in model.manifest.builds if b.quant != model.quant)
+    if file.is_file() and left:
+        default = model.manifest.default_build
+        default = default if default != model.quant else left[0].quant
+        changes = {"builds": left, "default_build": default}
+        manifest.write(model.manifest.model_copy(update=changes), file)
+    elif file.is_file():
+        file.unlink()
+    if not model.path.is_relative_to(own_folder()):
+        return 0
+    size = model.path.stat().st_size
+    model.path.unlink()
+    return size
+
+
+def _remove_cached(model: Model) -> int:
     blob = model.path.resolve()
     size = blob.stat().st_size
     model.path.unlink()
-    if model.source is Source.HUB and blob != model.path:
-        snapshots = _repository(model.path).joinpath("snapshots")
-        if not any(link.resolve() == blob for link in snapshots.rglob("*") if link.is_symlink()):
-            blob.unlink(missing_ok=True)
+    snapshots = _repository(model.path).joinpath("snapshots")
+    if any(link.resolve() == blob for link in snapshots.rglob("*") if link.is_symlink()):
+        return 0
+    blob.unlink(missing_ok=True)
     return size
 
 

@@ -355,6 +355,35 @@ def test_adding_a_file_gives_it_a_name_and_a_lists_dialect(tmp_path: Path, build
     assert catalog.verify(found) == manifest.sha256(path)
 
 
+def test_an_added_file_loses_its_name_and_stays(tmp_path: Path, build: bytes) -> None:
+    path = tmp_path / "tuned.gguf"
+    path.write_bytes(build)
+    assert edgeagent("models", "add", str(path), "--name", "tuned").returncode == 0
+    assert catalog.remove(catalog.resolve("tuned")) == 0
+    assert path.read_bytes() == build
+    with pytest.raises(ModelNotFound):
+        catalog.resolve("tuned")
+
+
+def test_removing_one_build_leaves_the_others(build: bytes) -> None:
+    builds = (Build(file="mine-f16.gguf", quant="F16"), Build(file="mine-q8.gguf", quant="Q8_0"))
+    own("mine", builds=builds, default_build="Q8_0")
+    for one in builds:
+        (catalog.own_folder() / one.file).write_bytes(build)
+    assert catalog.remove(catalog.resolve("mine")) == len(build)
+    assert catalog.resolve("mine").quant == "F16"
+
+
+def test_a_stray_file_does_not_take_a_models_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("notes")
+    own("mine", builds=(Build(file="m.gguf", quant="Q8_0"),), default_build="Q8_0")
+    (catalog.own_folder() / "m.gguf").write_bytes(build)
+    assert catalog.resolve("mine").path == catalog.own_folder() / "m.gguf"
+
+
 def test_verbs_run_from_end_to_end(build: bytes) -> None:
     cached(REPO, {"m-Q8_0.gguf": build})
     rows = json.loads(edgeagent("models", "list", "--json").stdout)
