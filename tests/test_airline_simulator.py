@@ -36,8 +36,9 @@ from edgeagent.scenarios.airline.simulator.episodes import (
 )
 from edgeagent.scenarios.airline.simulator.expert import TASKS
 from edgeagent.scenarios.airline.simulator.goals import Ask, Goal, Wish
+from edgeagent.scenarios.airline.simulator.kinds import WEIGHTS
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
-from edgeagent.scenarios.airline.simulator.wanting import WEIGHTS, is_reserved
+from edgeagent.scenarios.airline.simulator.wanting import is_reserved
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,7 @@ def test_what_the_expert_asks_is_what_the_customer_hears() -> None:
         "offer_flights": [Ask.FLIGHT],
         "offer_onestop": [Ask.FLIGHT],
         "offer_return": [Ask.FLIGHT],
+        "no_user_id": [Ask.HUMAN_OR_FACTS],
         "offline": [Ask.HUMAN_OR_FACTS],
         "greeting": [Ask.WISH],
         "not_understood": [Ask.WISH],

@@ -28,14 +28,14 @@ def overview(desk: Desk, reservation: Json) -> Utterance:
             **reservation,
             "flight_type": wording.flight_type(reservation["flight_type"]),
             "cabin": wording.cabin(reservation["cabin"]),
-            "flights": wording.trip(reservation["flights"]),
+            "flights": wording.trip_with_status(reservation["flights"]),
             "passengers": wording.people(reservation["passengers"]),
         },
     )
 
 
 def _flights(desk: Desk, reservation: Json) -> Utterance:
-    flights = wording.trip(reservation["flights"])
+    flights = wording.trip_with_status(reservation["flights"])
     return desk.say("flights", reservation_id=reservation["reservation_id"], flights=flights)
 
 
@@ -104,8 +104,10 @@ def search(desk: Desk, best: str | None = None) -> Utterance:
     flights = wording.seats(desk.use("search_direct_flight", **trip), cabin)
     if flights and best == "cheapest":
         flight = min(flights, key=lambda one: one["prices"][cabin])
+        desk.price = flight["prices"][cabin]
         return desk.say("cheapest", **told, flight=wording.option(flight, cabin))
     if flights and best == "earliest":
+        desk.price = flights[0]["prices"][cabin]
         return desk.say("earliest", **told, flight=wording.option(flights[0], cabin))
     if flights:
         return desk.say("found_flights", **told, flights=wording.options(flights, cabin))
@@ -113,6 +115,19 @@ def search(desk: Desk, best: str | None = None) -> Utterance:
     if pairs:
         return desk.say("found_onestop", **told, pairs=wording.pairs(pairs, cabin))
     return desk.say("found_nothing", **told)
+
+
+def _price_people(desk: Desk) -> Utterance:
+    """Multiply the fare that was told last; without one, ask what is wanted."""
+    if desk.price is None:
+        return desk.say("not_understood")
+    people = desk.slots["people"]
+    total = desk.calculate(f"{people} * {desk.price}")
+    return desk.say("price_people", people=people, total=total)
+
+
+def _unserved(desk: Desk) -> Utterance:
+    return desk.say("unserved", place=desk.slots["place"])
 
 
 def _airports(desk: Desk) -> Utterance:
@@ -193,6 +208,10 @@ TASKS: Mapping[str, Callable[[Desk], Utterance]] = {
     "search": search,
     "search_cheapest": partial(search, best="cheapest"),
     "search_earliest": partial(search, best="earliest"),
+    "search_unserved": _unserved,
+    "price_people": _price_people,
+    "faq_what": partial(_reply, reply="what_i_do"),
+    "faq_who": partial(_reply, reply="who_i_am"),
     "faq_airports": _airports,
     "faq_airport_code": _airport_code,
     "faq_bags": _faq_bags,

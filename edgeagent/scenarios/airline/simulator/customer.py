@@ -41,6 +41,7 @@ class Customer:
         """The reservation that the conversation is about."""
         self._patience = self._persona.patience
         self._is_leaving = False
+        self._tells_price = False
         self._has_insisted = False
         self.last = Utterance("", None, {})
         """The newest utterance with its meaning."""
@@ -64,7 +65,8 @@ class Customer:
         if known is not None and known in agent_message:
             self._mentioned = known
         asked = understanding.asks(agent_message)
-        if self._n_wish < 0 or (Ask.WISH in asked and self._n_wish + 1 < len(self.goal.wishes)):
+        self._tells_price = "$" in agent_message
+        if self._n_wish < 0 or (Ask.WISH in asked and self._has_next):
             return self._next_wish()
         if understanding.is_refusal(agent_message):
             return self._after_refusal()
@@ -74,12 +76,18 @@ class Customer:
             self._told -= {slot.value for slot in asked}
         return self._answer(asked, agent_message)
 
+    @property
+    def _has_next(self) -> bool:
+        """Whether something is left to wish; a price for more people needs a price first."""
+        left = self.goal.wishes[self._n_wish + 1 :]
+        return bool(left) and (left[0].kind != "price_people" or self._tells_price)
+
     def _next_wish(self) -> str:
         is_first = self._n_wish < 0
         self._n_wish += 1
         if not is_first:
             self._told &= {"user_id"}
-            self._did &= {"wrong_user_id"}
+            self._did &= {"wrong_user_id", "forgot"}
         self._has_insisted = False
         self._patience = self._persona.patience
         return self._open_wish(with_connection=not is_first)
@@ -88,13 +96,13 @@ class Customer:
         if self.wish.insists and not self._has_insisted:
             self._has_insisted = True
             return self._say(self._phrase("insist"), "insist", {})
-        if self._n_wish + 1 < len(self.goal.wishes):
+        if self._has_next:
             return self._next_wish()
         self._is_leaving = True
         return self._say(self._phrase("angry_end"), "thanks", {})
 
     def _after_answer(self) -> str | None:
-        if self._n_wish + 1 < len(self.goal.wishes):
+        if self._has_next:
             return self._next_wish()
         self._is_leaving = True
         if self._persona.temper == "terse" and self._rng.random() < 0.5:
@@ -136,7 +144,6 @@ class Customer:
             self._mentioned = told["reservation_id"]
 
     def _answer_one(self, ask: Ask, agent_message: str) -> tuple[list[Piece], dict[str, Json]]:
-        facts = self.wish.facts
         match ask:
             case Ask.USER_ID:
                 return self._answer_user_id()
@@ -152,11 +159,7 @@ class Customer:
             case Ask.CONFIRM:
                 return self._answer_confirm()
             case Ask.HUMAN_OR_FACTS:
-                wants_facts = bool(facts.get("wants_facts"))
-                return (
-                    self._phrase("accept_facts" if wants_facts else "accept_transfer"),
-                    {"wants_facts": wants_facts},
-                )
+                return self._choose_help()
             case Ask.WISH:
                 return [], {}
             case _:
@@ -186,6 +189,15 @@ class Customer:
                 rule = GIVING[ask]
         return self._phrase(rule), known
 
+    def _choose_help(self) -> tuple[list[Piece], dict[str, Json]]:
+        """Choose between what can be looked up and a person."""
+        lost_id = "forgot" in self._did and "user_id" not in self._told
+        if lost_id and self._rng.random() < 0.5:
+            return self._phrase("found_uid"), {"user_id": self.goal.user_id}
+        wants_facts = bool(self.wish.facts.get("wants_facts")) and not lost_id
+        rule = "accept_facts" if wants_facts else "accept_transfer"
+        return self._phrase(rule), {"wants_facts": wants_facts}
+
     def _answer_confirm(self) -> tuple[list[Piece], dict[str, Json]]:
         wish = self.wish
         if wish.asks_again and "again" not in self._did:
@@ -201,6 +213,9 @@ class Customer:
         return self._phrase(word), {"confirm": not wish.declines}
 
     def _answer_user_id(self) -> tuple[list[Piece], dict[str, Json]]:
+        if self.goal.forgot_user_id and "forgot" not in self._did:
+            self._did.add("forgot")
+            return self._phrase("no_uid"), {"unknown": "user_id"}
         wrong = self.goal.wrong_user_id
         if wrong is not None and "wrong_user_id" not in self._did:
             self._did.add("wrong_user_id")
@@ -349,7 +364,8 @@ class Customer:
         """Return what else the customer tells unasked, in whole sentences."""
         extra: list[tuple[list[Piece], dict[str, Json]]] = []
         chance = self._persona.openness * 0.6
-        may_tell_user = wish.facts.get("needs_user") and self.goal.wrong_user_id is None
+        knows_user = self.goal.wrong_user_id is None and not self.goal.forgot_user_id
+        may_tell_user = wish.facts.get("needs_user") and knows_user
         if may_tell_user and "user_id" not in self._told and self._rng.random() < chance:
             extra.append((self._phrase("my_uid"), {"user_id": self.goal.user_id}))
         if "reason" in wish.facts and self._rng.random() < chance:
@@ -395,8 +411,11 @@ class Customer:
             slots["cabin"] = spoken.say_cabin(facts["cabin"])
         if "bags" in facts:
             slots.update(self._count(facts["bags"]))
-        if "membership" in facts:
-            slots["membership"] = facts["membership"]
+        if "people" in facts:
+            slots["people"] = spoken.say_number(facts["people"], rng)
+        for slot in ("membership", "place"):
+            if slot in facts:
+                slots[slot] = facts[slot]
         return slots
 
     def _count(self, n_bags: int) -> dict[str, str]:
@@ -441,4 +460,6 @@ GIVING: Mapping[Ask, str] = {
 """The phrase rule that answers an ask with a single value."""
 
 ROUTE_WISHES = frozenset({"search", "search_cheapest", "search_earliest", "book", "defer_plan"})
-DATED_WISHES = frozenset({"search", "search_cheapest", "search_earliest", "book"})
+DATED_WISHES = frozenset(
+    {"search", "search_cheapest", "search_earliest", "search_unserved", "book"}
+)

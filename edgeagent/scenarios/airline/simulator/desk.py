@@ -89,6 +89,8 @@ class Desk:
         self._intent: str | None = None
         self.users: dict[str, Json] = {}
         self.reservations: dict[str, Json] = {}
+        self.price: int | None = None
+        """The one fare that was told last."""
 
     def open(self) -> Utterance:
         """Let the customer speak first."""
@@ -98,6 +100,8 @@ class Desk:
         """Forget what belonged to the wish before; who the customer is stays known."""
         known = {slot: self.slots[slot] for slot in ("user_id",) if slot in self.slots}
         self.slots = {**known, **heard.told}
+        if heard.intent != "price_people":
+            self.price = None
         self._intent = heard.intent
 
     def say(self, reply: str, aside: str | None = None, /, **values: object) -> Utterance:
@@ -114,11 +118,15 @@ class Desk:
         Raises:
             TaskOver: the customer asks for something else instead.
         """
-        heard: Utterance | None = None
         while slot not in self.slots:
-            aside = heard.told.get("aside") if heard else None
-            heard = self.listen(self.say(reply, aside, **values))
+            self.listen(self.say(reply, self.aside, **values))
         return self.slots[slot]
+
+    @property
+    def aside(self) -> str | None:
+        """The reply to what the customer said instead of an answer, if that was just now."""
+        aside: str | None = self._customer.last.told.get("aside")
+        return aside
 
     def confirm(self, reply: str, /, **values: object) -> bool:
         """Return whether the customer agrees to what the reply says, told again if questioned.

@@ -62,6 +62,8 @@ class Goal:
     wishes: tuple[Wish, ...]
     held_out: bool = False
     """Speaks wording that training never uses."""
+    forgot_user_id: bool = False
+    """Says so when asked; finds it again or wants a person, by chance."""
     wrong_user_id: str | None = None
     """The first attempt at the user id, mistyped."""
     greets_first: bool = False

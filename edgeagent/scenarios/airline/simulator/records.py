@@ -7,10 +7,21 @@ from edgeagent.scenarios.airline.simulator import spoken, wording
 from edgeagent.scenarios.airline.simulator.desk import Desk, TaskOver, ToolRefused
 
 
+def user_id_of(desk: Desk) -> str:
+    """Return the user id; a customer who has lost it is offered a person."""
+    while "user_id" not in desk.slots:
+        heard = desk.listen(desk.say("ask_user_id", desk.aside))
+        if heard.told.get("unknown") == "user_id":
+            heard = desk.listen(desk.say("no_user_id"))
+            if "wants_facts" in heard.told:
+                desk.transfer("The customer does not know the user ID.")
+    return str(desk.slots["user_id"])
+
+
 def user(desk: Desk) -> Json:
     """Return the customer's profile; asks for the user id, and again if it is not known."""
     while True:
-        user_id = desk.ask("user_id", "ask_user_id")
+        user_id = user_id_of(desk)
         if user_id in desk.users:
             return desk.users[user_id]
         try:
@@ -25,7 +36,7 @@ def reservation(desk: Desk) -> Json:
     while True:
         reservation_id = desk.slots.get("reservation_id")
         if reservation_id is None:
-            heard = desk.listen(desk.say("ask_reservation"))
+            heard = desk.listen(desk.say("ask_reservation", desk.aside))
             if heard.told.get("unknown") == "reservation_id":
                 _find_reservation(desk)
             continue
@@ -46,7 +57,7 @@ def own_reservation(desk: Desk) -> Json:
     Raises:
         TaskOver: it is somebody else's, and the customer was asked to check.
     """
-    user_id = desk.ask("user_id", "ask_user_id")
+    user_id = user_id_of(desk)
     found = reservation(desk)
     told = {"reservation_id": found["reservation_id"]}
     if found["user_id"] != user_id:
@@ -86,7 +97,7 @@ def route_and_date(desk: Desk) -> dict[str, Json]:
 def date(desk: Desk, question: str) -> Json:
     """Return the day of travel; a vague answer is asked again."""
     while "date" not in desk.slots:
-        heard = desk.listen(desk.say(question))
+        heard = desk.listen(desk.say(question, desk.aside))
         if heard.told.get("vague") == "date":
             question = "ask_exact_date"
     return desk.slots["date"]

@@ -19,6 +19,16 @@ REPLIES: dict[str, str] = {
     "off_topic": "I cannot help with that. I can look up, book, change or cancel flights.",
     "injection": "I cannot do that. I have to follow the airline's rules for every customer.",
     "no_exception": "I am sorry, I cannot make an exception. The rule is the same for everyone.",
+    "what_i_do": (
+        "I can look up, book, change and cancel flights for you, and answer questions about our "
+        "rules."
+    ),
+    "who_i_am": "I am the automated assistant of the airline's service desk.",
+    "unserved": "I am sorry, we do not fly to {place}.",
+    "price_people": "For {people} passengers that is ${total}.",
+    "no_user_id": (
+        "I need the user ID to go on. Can you find it, or would you like a human agent?"
+    ),
     "offline": (
         "This needs a specialist check that I should not rush. "
         "Would you like the details that I can look up, or a human agent?"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -20,7 +20,15 @@ from edgeagent.scenarios.airline.world import CITIES
 _MONTHS = "January February March April May June July August September October November December"
 MONTHS = tuple(_MONTHS.split())
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
-TOMORROW = "2024-05-16"
+NEAR: Mapping[str, tuple[str, ...]] = {
+    "2024-05-16": ("tomorrow", "tomorrow", "tomorrow morning"),
+    "2024-05-17": ("this Friday", "the day after tomorrow", "Friday"),
+    "2024-05-18": ("this Saturday", "Saturday"),
+    "2024-05-19": ("this Sunday", "Sunday"),
+    "2024-05-20": ("next Monday",),
+    "2024-05-21": ("next Tuesday",),
+}
+"""Ways to say a day from the desk's fixed today, Wednesday 2024-05-15."""
 
 
 def say_city(code: str, rng: random.Random) -> str:
@@ -32,8 +40,10 @@ def say_date(day: str, rng: random.Random) -> str:
     """Say a day of 2024 the way people write to a chat."""
     when = date.fromisoformat(day)
     month, nth = MONTHS[when.month - 1], ordinal(when.day)
-    if day == TOMORROW and rng.random() < 0.4:
-        return "tomorrow"
+    if day in NEAR and rng.random() < 0.25:
+        return rng.choice(NEAR[day])
+    if when.month == 5 and rng.random() < 0.08:
+        return f"the {nth}"
     return rng.choice(
         (
             f"{month} {when.day}",
@@ -43,7 +53,6 @@ def say_date(day: str, rng: random.Random) -> str:
             f"{when.day} {month}",
             f"{nth} of {month}",
             f"the {nth} of {month}",
-            f"the {nth}",
             f"{when.month}/{when.day}",
             f"{month} {when.day}, 2024",
             f"{when:%A}, {month} {when.day}",

@@ -14,42 +14,16 @@ from zlib import crc32
 from edgeagent.messages import Json
 from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
 from edgeagent.scenarios.airline.simulator.goals import Goal, Wish
+from edgeagent.scenarios.airline.simulator.kinds import (
+    BAG_KINDS,
+    CONFIRMED,
+    ELSEWHERE,
+    ENDING,
+    FLIGHT_KINDS,
+    SILENT,
+    WEIGHTS,
+)
 from edgeagent.scenarios.airline.world import AIRPORTS, CABINS, World
-
-WEIGHTS: Mapping[str, float] = {
-    "lookup_overview": 5, "lookup_flights": 4, "lookup_passengers": 3, "lookup_bags": 3,
-    "lookup_payment": 3, "lookup_insurance": 3, "lookup_cabin": 3,
-    "profile_membership": 2, "profile_payment": 2, "profile_reservations": 2, "profile_email": 1,
-    "profile_passengers": 1, "profile_dob": 1,
-    "search": 8, "search_cheapest": 3, "search_earliest": 3,
-    "book": 16,
-    "change_date": 5, "change_open": 3, "upgrade": 5, "add_bags": 4, "add_bags_open": 2,
-    "passenger": 5, "cancel": 11, "compensation_cancelled": 4, "compensation_delayed": 1.5,
-    "refuse_insurance": 1.2, "refuse_remove_bags": 1.2, "refuse_count": 1.2, "refuse_route": 1.2,
-    "refuse_discount": 1.2,
-    "handoff": 4,
-    "scope_pet": 0.6, "scope_seat": 0.6, "scope_luggage": 0.6, "scope_meal": 0.6,
-    "scope_wheelchair": 0.6, "scope_hotel": 0.6, "scope_account": 0.6, "scope_crew": 0.6,
-    "scope_checkin": 0.6,
-    "off_weather": 1, "off_chat": 2, "off_advice": 1, "injection": 3,
-    "absurd": 1.5,
-    "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
-    "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
-    "faq_certificates": 0.7, "faq_cancel_rules": 0.7, "faq_airports": 0.7, "faq_airport_code": 1.2,
-    "defer_refund": 4, "defer_total": 2, "defer_many": 2.5, "defer_plan": 2, "defer_ambiguous": 2,
-}  # fmt: skip
-"""How often each kind of wish is drawn."""
-
-ENDING = ("handoff", "scope_")
-"""Kinds that end a conversation, so nothing is wished after them."""
-
-_BAGS = ("add_bags", "add_bags_open")
-_FLIGHTS = ("change_date", "change_open", "upgrade")
-CONFIRMED = frozenset({"book", *_FLIGHTS, *_BAGS, "passenger", "cancel", "compensation_cancelled"})
-"""Kinds that come to a yes or no."""
-
-SILENT = ("absurd", "faq_", "off_", "handoff", "injection", "refuse_discount", "search", "scope_")
-"""Kinds that need no user id."""
 
 
 @dataclass(slots=True)
@@ -63,6 +37,7 @@ class Draw:
     reservation_id: str | None = None
     """Of the wish before."""
     seen: set[str] = field(default_factory=set)
+    last_kind: str = ""
     gone: set[str] = field(default_factory=set)
     """Reservations that a wish before may have cancelled."""
 
@@ -121,9 +96,11 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
     """Draw a customer with one to three wishes that this world can answer."""
     draw = Draw(world, rng, held_out)
     wishes: list[Wish] = []
-    n_wishes = rng.choices((1, 2, 3), weights=(62, 28, 10))[0]
+    n_wishes = rng.choices((1, 2, 3), weights=(66, 25, 9))[0]
     while len(wishes) < n_wishes:
         kind = rng.choices(tuple(WEIGHTS), weights=tuple(WEIGHTS.values()))[0]
+        if draw.last_kind in ("search_cheapest", "search_earliest") and rng.random() < 0.4:
+            kind = "price_people"
         if kind in draw.seen:
             continue
         wish = _draw_wish(draw, kind)
@@ -132,6 +109,7 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
                 break
             continue
         draw.seen.add(kind)
+        draw.last_kind = kind
         wishes.append(wish)
         draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
         if kind == "cancel" and draw.reservation_id is not None:
@@ -143,6 +121,7 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
         wishes=tuple(wishes),
         held_out=held_out,
         wrong_user_id=_mistype_id(draw.user_id, rng) if rng.random() < 0.05 else None,
+        forgot_user_id=rng.random() < 0.03,
         greets_first=rng.random() < 0.08,
     )
 
@@ -159,7 +138,7 @@ def _draw_wish(draw: Draw, kind: str) -> Wish | None:
         if not users:
             return None
         draw.user_id = rng.choice(users)
-    if kind in ("book", *_FLIGHTS, *_BAGS):
+    if kind in ("book", *FLIGHT_KINDS, *BAG_KINDS):
         facts["payments"] = _payments(draw, is_booking=kind == "book")
     facts["needs_user"] = not kind.startswith(SILENT)
     vague = _vagueness(draw, kind, facts)
@@ -213,7 +192,7 @@ def _plain(_draw: Draw, _kind: str) -> dict[str, Json] | None:
     return {}
 
 
-def _route(draw: Draw, _kind: str) -> dict[str, Json] | None:
+def _route(draw: Draw, kind: str) -> dict[str, Json] | None:
     """Draw a route, mostly one with a direct flight, and a day on which it can be booked."""
     rng = draw.rng
     wants_reserved = draw.held_out and rng.random() < 0.5
@@ -225,11 +204,30 @@ def _route(draw: Draw, _kind: str) -> dict[str, Json] | None:
             origin, destination = rng.sample(tuple(AIRPORTS), 2)
         if is_reserved(origin + destination) == wants_reserved:
             date = f"2024-05-{rng.randrange(16, 31)}"
+            if kind.startswith("search") and rng.random() < 0.12:
+                # Beyond the timetable, so that other months are understood too.
+                date = f"2024-{rng.randrange(6, 13):02d}-{rng.randrange(1, 29):02d}"
             facts: dict[str, Json] = {"origin": origin, "destination": destination, "date": date}
             if rng.random() < 0.35:
                 facts["cabin"] = rng.choice(CABINS)
             return facts
     return None
+
+
+def _unserved(draw: Draw, kind: str) -> dict[str, Json] | None:
+    facts = _route(draw, kind)
+    if facts is None:
+        return None
+    places = [place for place in ELSEWHERE if is_reserved(place) == draw.held_out]
+    return {**facts, "place": draw.rng.choice(places), "in_opening": ("place",)}
+
+
+def _party(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    """Ask for more people, which makes sense only after one fare was told."""
+    is_next = draw.last_kind in ("search_cheapest", "search_earliest")
+    if not is_next:
+        return None
+    return {"people": draw.rng.randrange(2, 6), "in_opening": ("people",)}
 
 
 def _booking(draw: Draw, kind: str) -> dict[str, Json] | None:
@@ -433,6 +431,8 @@ def _mistype_id(text: str, rng: random.Random) -> str:
 _MAKERS: Mapping[str, Callable[[Draw, str], dict[str, Json] | None]] = {
     "lookup": _reservation,
     "search": _route,
+    "search_unserved": _unserved,
+    "price": _party,
     "book": _booking,
     "change": _change,
     "upgrade": _upgrade,

@@ -25,6 +25,15 @@ def trip(segments: Iterable[Json]) -> str:
     return join_words(f"{s['flight_number']} on {s['date']}" for s in segments)
 
 
+def trip_with_status(segments: Iterable[Json]) -> str:
+    """Return the trip, each flight that is not simply ahead with its status."""
+    return join_words(
+        f"{s['flight_number']} on {s['date']}"
+        + ("" if s["status"] == "available" else f" ({s['status']})")
+        for s in segments
+    )
+
+
 def people(passengers: Iterable[Json]) -> str:
     """Return full names."""
     return join_words(f"{p['first_name']} {p['last_name']}" for p in passengers)

@@ -1,0 +1,65 @@
+"""The kinds of wishes: how often each is drawn and what they have in common.
+
+A kind is also the name of the phrase rule that opens it and of the expert's task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WEIGHTS: Mapping[str, float] = {
+    "lookup_overview": 5, "lookup_flights": 4, "lookup_passengers": 3, "lookup_bags": 3,
+    "lookup_payment": 3, "lookup_insurance": 3, "lookup_cabin": 3,
+    "profile_membership": 2, "profile_payment": 2, "profile_reservations": 2, "profile_email": 1,
+    "profile_passengers": 1, "profile_dob": 1,
+    "search": 8, "search_cheapest": 3, "search_earliest": 3,
+    "search_unserved": 2, "price_people": 2,
+    "book": 15,
+    "change_date": 5, "change_open": 3, "upgrade": 5, "add_bags": 4, "add_bags_open": 2,
+    "passenger": 5, "cancel": 11, "compensation_cancelled": 4, "compensation_delayed": 1.5,
+    "refuse_insurance": 1.2, "refuse_remove_bags": 1.2, "refuse_count": 1.2, "refuse_route": 1.2,
+    "refuse_discount": 1.2,
+    "handoff": 4,
+    "scope_pet": 0.6, "scope_seat": 0.6, "scope_luggage": 0.6, "scope_meal": 0.6,
+    "scope_wheelchair": 0.6, "scope_hotel": 0.6, "scope_account": 0.6, "scope_crew": 0.6,
+    "scope_checkin": 0.6,
+    "off_weather": 1, "off_chat": 2, "off_advice": 1, "injection": 3,
+    "absurd": 1.5,
+    "faq_what": 1, "faq_who": 0.7,
+    "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
+    "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
+    "faq_certificates": 0.7, "faq_cancel_rules": 0.7, "faq_airports": 0.7, "faq_airport_code": 1.2,
+    "defer_refund": 4, "defer_total": 2, "defer_many": 2.5, "defer_plan": 2, "defer_ambiguous": 2,
+}  # fmt: skip
+"""How often each kind of wish is drawn."""
+
+ENDING = ("handoff", "scope_")
+"""Kinds that end a conversation, so nothing is wished after them."""
+
+BAG_KINDS = ("add_bags", "add_bags_open")
+FLIGHT_KINDS = ("change_date", "change_open", "upgrade")
+ELSEWHERE = (
+    "Paris", "London", "Tokyo", "Berlin", "Rome", "Toronto", "Mexico City", "Honolulu", "Sydney",
+    "Hanoi", "Madrid", "Dubai", "Cairo", "Seoul", "Lisbon", "Vienna", "Oslo", "Mumbai", "Lima",
+    "Portland", "Salt Lake City", "Nashville", "Austin", "Tampa", "San Diego", "Anchorage",
+    "Vancouver", "Dublin", "Zurich", "Istanbul", "Bangkok", "Singapore", "Nairobi", "Havana",
+)  # fmt: skip
+"""Places that people ask for and the airline does not serve."""
+
+CONFIRMED = frozenset(
+    {"book", *FLIGHT_KINDS, *BAG_KINDS, "passenger", "cancel", "compensation_cancelled"}
+)
+"""Kinds that come to a yes or no."""
+
+SILENT = (
+    "absurd",
+    "faq_",
+    "off_",
+    "price_",
+    "handoff",
+    "injection",
+    "refuse_discount",
+    "search",
+    "scope_",
+)
+"""Kinds that need no user id."""
