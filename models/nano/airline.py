@@ -1,0 +1,67 @@
+"""Lessons of the airline simulator in nano's messages.
+
+The policy is learnt from what the scripted expert does; the larger model's steps are context.
+
+    python -m models.nano.airline
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from edgeagent.messages import RESPOND, CallMessage, ResultMessage, Tool, UserMessage
+from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episodes
+from models.nano import template
+from models.nano.dialogue import Dialogue
+
+
+def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
+    """Yield `n` lessons; in one of eight the tools stand in another order."""
+    rng = Random(seed)
+    for episode in episodes(seed, n, split):
+        dialogue = dialogue_of(episode)
+        if rng.random() < 0.125:
+            tools = tuple(rng.sample(dialogue.tools, len(dialogue.tools)))
+            dialogue = Dialogue(dialogue.source, tools, dialogue.messages)
+        yield dialogue
+
+
+def dialogue_of(episode: Episode) -> Dialogue:
+    """Return the episode as a dialogue, each step marked with what is to be learnt from it."""
+    messages = []
+    labels = iter(episode.labels)
+    for message in episode.conversation:
+        match message:
+            case UserMessage(text):
+                messages.append(template.user(text))
+            case CallMessage((call,)):
+                label = next(labels)
+                step = template.call(call.name, dict(call.arguments))
+                if label.by != "expert":
+                    step["learn"] = "nothing"
+                elif label.is_masked:
+                    step["learn"] = "arguments"
+                messages.append(step)
+            case ResultMessage(name=name, content=content) if name != RESPOND:
+                messages.append(template.result(content))
+            case _:
+                pass
+    return Dialogue("airline", tuple(tools_of(episode.tools)), tuple(messages))
+
+
+def tools_of(tools: Iterable[Tool]) -> Iterator[template.Tool]:
+    """Yield the package's tools in the shape that templates take."""
+    for tool in tools:
+        parameters = tool.parameters
+        yield template.tool(tool.name, parameters["properties"], parameters.get("required", []))
+
+
+def main() -> None:
+    """Print three lessons as the model reads them."""
+    for dialogue in dialogues(1, 3):
+        print(template.render(dialogue.messages, dialogue.tools))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Text to token shards: one `.npz` for each source, made of windows of at most N tokens.
+
+A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see windows.py) and `ends`
+(int64, where each window ends).
+
+    python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import tokenizers
+
+from models.nano import augment, diet, sgd, tau
+from models.nano.dialogue import Dialogue
+from models.nano.windows import COPY, windows
+
+WORK = Path(__file__).parent / "work"
+
+
+def schema_guided(folder: Path, development: Path | None, rng: Random) -> Iterator[Dialogue]:
+    """Yield SGD dialogues that may be trained on, varied; every fourth keeps its own values."""
+    recorded = list(sgd.read(folder))
+    conversations = sgd.tft_conversations(development) if development else []
+    reasons = sgd.held_out(recorded, conversations)
+    print(f"sgd: {len(recorded)} dialogues, held out: {dict(Counter(reasons.values()))}")
+    tools = {split: sgd.schemas(folder, split) for split in ("train", "dev", "test")}
+    others = [tool for services in tools["train"].values() for tool in services]
+    free = [item for item in recorded if item.key not in reasons]
+    vocabulary = _vocabulary(free)
+    requests = [turn[1] for item in free for turn in item.turns[:1]]
+    for item in rng.sample(free, len(free)):
+        dialogue = augment.canonical(sgd.dialogue_of(item, tools[item.split]))
+        if rng.random() < 0.75:
+            dialogue = augment.replace_values(dialogue, rng, vocabulary)
+        if rng.random() < 0.04:
+            dialogue = augment.irrelevant(dialogue, rng.choice(requests), rng)
+        yield augment.vary_tools(dialogue, rng, others)
+
+
+def _vocabulary(recorded: list[sgd.Recorded]) -> tuple[str, ...]:
+    """Return the words that customers use, to make names of."""
+    counts: Counter[str] = Counter()
+    for item in recorded:
+        for turn in item.turns:
+            if turn[0] in ("user", "say"):
+                counts.update(re.findall(r"[A-Za-z]{3,10}", turn[1]))
+    return tuple(sorted(word for word, count in counts.items() if count >= 2))
+
+
+def write(name: str, dialogues: Iterable[Dialogue], folder: Path, n_max: int, seed: int) -> None:
+    """Write the shard of one source; a few thousand windows per ten seconds."""
+    encoder = tokenizers.Tokenizer.from_file(str(WORK / "tokenizer" / "tokenizer.json"))
+    rng = Random(seed)
+    ids: list[np.ndarray] = []
+    flags: list[np.ndarray] = []
+    ends: list[int] = []
+    total, began = 0, time.monotonic()
+    for dialogue in dialogues:
+        for window in windows(dialogue, encoder, n_max, rng):
+            ids.append(np.array(window.ids, np.uint16))
+            flags.append(np.array(window.flags, np.uint8))
+            total += len(window.ids)
+            ends.append(total)
+    shard = {
+        "ids": np.concatenate(ids),
+        "flags": np.concatenate(flags),
+        "ends": np.array(ends, np.int64),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.npz"
+    np.savez(partial, **shard)
+    os.replace(partial, folder / f"{name}.npz")
+    learnt = shard["flags"] > 1
+    print(
+        f"{name}: {len(ends)} windows, {total / 1e6:.2f} M tokens, {learnt.mean():.0%} in calls,"
+        f" {(shard['flags'] & COPY > 0).mean():.1%} copied, {time.monotonic() - began:.0f} s"
+    )
+
+
+def main() -> None:
+    """Write the shards that the options name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sgd", type=Path)
+    parser.add_argument("--tau", type=Path)
+    parser.add_argument("--held-out", type=Path, help="TFT file whose conversations stay out")
+    parser.add_argument("--diet", type=int, default=0, help="copying exercises to make")
+    parser.add_argument("--airline", type=int, default=0, help="simulated episodes to make")
+    parser.add_argument("--tokens", type=int, default=512, help="longest window")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    folder, seed = WORK / f"shards-{options.tokens}", options.seed
+    if options.diet:
+        write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
+    if options.tau:
+        write("tau", tau.dialogues(options.tau), folder, options.tokens, seed)
+    if options.airline:
+        # The simulator is imported on use: it needs the package, the other sources do not.
+        from models.nano import airline
+
+        write("airline", airline.dialogues(seed, options.airline), folder, options.tokens, seed)
+    if options.sgd:
+        dialogues = schema_guided(options.sgd, options.held_out, Random(seed))
+        write("sgd", dialogues, folder, options.tokens, seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Recorded airline conversations of tau-bench (MIT) in nano's messages.
+
+Only conversations that reached their goal are taken, and none of the tasks that evaluations keep
+for themselves. Refuses to know the airline's rules.
+
+    python -m models.nano.tau DIR
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, THINK_TOOL, TRANSFER_TOOL, Dialogue
+from models.nano.template import Message, Tool, call, respond, result, tool, user
+
+HELD_OUT = (5, 3)
+"""Tasks with `id % 5 == 3` are for evaluation only."""
+
+_TEXT = {"type": "string"}
+_INTEGER = {"type": "integer"}
+_CABIN = {"type": "string", "enum": ["basic_economy", "economy", "business"]}
+_TRIP = {"type": "string", "enum": ["round_trip", "one_way"]}
+_YES = {"type": "string", "enum": ["yes", "no"]}
+
+
+def _rows(*keys: str, **special: object) -> dict[str, object]:
+    properties = {key: special.get(key, _TEXT) for key in keys}
+    return {
+        "type": "array",
+        "items": {"type": "object", "properties": properties, "required": list(keys)},
+    }
+
+
+_FLIGHTS = _rows("flight_number", "date")
+_PASSENGERS = _rows("first_name", "last_name", "dob")
+_BAGS = {"total_baggages": _INTEGER, "nonfree_baggages": _INTEGER}
+
+
+def _all(name: str, **properties: object) -> Tool:
+    return tool(name, dict(properties), list(properties))
+
+
+def tools() -> tuple[Tool, ...]:
+    """Return the airline tools in the order of the airline scenario."""
+    return (
+        RESPOND_TOOL,
+        _all(
+            "book_reservation", user_id=_TEXT, origin=_TEXT, destination=_TEXT, flight_type=_TRIP,
+            cabin=_CABIN, flights=_FLIGHTS, passengers=_PASSENGERS,
+            payment_methods=_rows("payment_id", "amount", amount=_INTEGER), **_BAGS, insurance=_YES,
+        ),
+        _all("calculate", expression=_TEXT),
+        _all("cancel_reservation", reservation_id=_TEXT),
+        _all("get_reservation_details", reservation_id=_TEXT),
+        _all("get_user_details", user_id=_TEXT),
+        _all("list_all_airports"),
+        _all("search_direct_flight", origin=_TEXT, destination=_TEXT, date=_TEXT),
+        _all("search_onestop_flight", origin=_TEXT, destination=_TEXT, date=_TEXT),
+        _all("send_certificate", user_id=_TEXT, amount=_INTEGER),
+        THINK_TOOL,
+        TRANSFER_TOOL,
+        _all("update_reservation_baggages", reservation_id=_TEXT, **_BAGS, payment_id=_TEXT),
+        _all("update_reservation_flights", reservation_id=_TEXT, cabin=_CABIN, flights=_FLIGHTS,
+             payment_id=_TEXT),
+        _all("update_reservation_passengers", reservation_id=_TEXT, passengers=_PASSENGERS),
+        DEFER_TOOL,
+    )  # fmt: skip
+
+
+def dialogues(folder: Path) -> Iterator[Dialogue]:
+    """Yield the rewarded conversations of `folder` that are free for training."""
+    modulus, kept = HELD_OUT
+    offered = tools()
+    with gzip.open(folder / "gpt4o_trajectories.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["reward"] == 1.0 and row["task_id"] % modulus != kept:
+                yield Dialogue("tau", offered, tuple(_messages(row["messages"])))
+
+
+def _messages(recorded: list[dict[str, object]]) -> Iterator[Message]:
+    for message in recorded:
+        content = str(message.get("content") or "")
+        match message["role"]:
+            case "user":
+                if content != "###STOP###":
+                    yield user(content)
+            case "tool":
+                yield result(content)
+            case "assistant":
+                for item in message.get("tool_calls") or ():  # type: ignore[attr-defined]  # foreign JSON
+                    function = item["function"]
+                    yield call(function["name"], json.loads(function["arguments"]))
+                if not message.get("tool_calls"):
+                    yield respond(content)
+
+
+def main() -> None:
+    """Print how many conversations and calls are free for training."""
+    found = list(dialogues(Path(sys.argv[1])))
+    n_calls = sum("tool_calls" in message for dialogue in found for message in dialogue.messages)
+    print(len(found), "conversations,", n_calls, "calls")
+
+
+if __name__ == "__main__":
+    main()

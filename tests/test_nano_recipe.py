@@ -1,0 +1,315 @@
+"""nano's recipe: what the model reads, what it learns from it, and that training can be resumed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from models.nano import augment, diet, sgd, values
+from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
+from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
+
+TEXT = {"type": "string"}
+FIND = tool(
+    "FindRestaurants",
+    {"cuisine": TEXT, "city": TEXT, "price_range": {"type": "string", "enum": ["cheap", "dear"]}},
+    ["cuisine", "city"],
+)
+TALK = (
+    user("I would like to eat in Palo Alto."),
+    respond("What would you like?"),
+    user("Thai food, please"),
+    call("FindRestaurants", {"cuisine": "Thai", "city": "Palo Alto"}),
+    result([{"restaurant_name": "Green Elephant", "city": "Palo Alto"}]),
+    respond("How about Green Elephant?"),
+    user("Fine, thanks"),
+    respond("Enjoy!"),
+)
+DIALOGUE = Dialogue("test", (RESPOND_TOOL, FIND), TALK)
+
+
+def test_the_prompt_is_the_format_that_the_runtime_expects() -> None:
+    flights = {
+        "type": "object",
+        "properties": {"number": TEXT, "date": TEXT},
+        "required": ["number"],
+    }
+    book = tool("book", {"flights": {"type": "array", "items": flights}, "note": TEXT}, ["flights"])
+    nothing = tool("list_all_airports", {}, [])
+    assert render(TALK[2:5], (FIND, book, nothing), is_prompt=True) == (
+        "<|im_start|>system\n"
+        "FindRestaurants(cuisine, city, price_range?=cheap|dear)\n"
+        "book(flights[number, date?], note?)\n"
+        "list_all_airports()\n"
+        "<|im_end|>\n"
+        "<|im_start|>user\nThai food, please<|im_end|>\n"
+        "<|im_start|>assistant\n<tool_call>\n"
+        '{"name": "FindRestaurants", "arguments": {"cuisine": "Thai", "city": "Palo Alto"}}\n'
+        "</tool_call><|im_end|>\n"
+        "<|im_start|>user\n<tool_response>\n"
+        '[{"restaurant_name": "Green Elephant", "city": "Palo Alto"}]\n'
+        "</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_prompt_is_a_prefix_of_every_later_one() -> None:
+    prompts = [render(TALK[:n], DIALOGUE.tools) for n in range(len(TALK) + 1)]
+    for shorter, longer in pairwise(prompts):
+        assert longer.startswith(shorter)
+
+
+def test_without_tools_there_is_no_system_block() -> None:
+    assert render([user("hi")]) == "<|im_start|>user\nhi<|im_end|>\n"
+
+
+def test_letters_beyond_ascii_are_not_escaped_in_a_call() -> None:
+    assert '"message": "Chào bạn, café & “tea” <b>"' in render(
+        [respond("Chào bạn, café & “tea” <b>")]
+    )
+
+
+def test_replaced_values_are_the_same_wherever_they_stand() -> None:
+    swapped = augment.replace_values(DIALOGUE, Random(1), ())
+    arguments = swapped.messages[3]["tool_calls"][0]["function"]["arguments"]
+    assert arguments["city"] != "Palo Alto"
+    assert arguments["city"] in swapped.messages[0]["content"]
+    assert arguments["city"] in swapped.messages[4]["content"]
+    text = render(swapped.messages, swapped.tools)
+    assert "Palo Alto" not in text
+    assert "Green Elephant" not in text
+
+
+def test_a_value_that_the_customer_did_not_spell_out_is_kept() -> None:
+    """Nobody could know what the replacement of an abbreviated city is."""
+    said = Dialogue("test", (FIND,), (user("Thai in SF"), call(
+        "FindRestaurants", {"cuisine": "Thai", "city": "San Francisco"})))  # fmt: skip
+    swapped = augment.replace_values(said, Random(1), ())
+    assert swapped.messages[1]["tool_calls"][0]["function"]["arguments"]["city"] == "San Francisco"
+
+
+def test_varied_tools_still_take_every_call_of_the_dialogue() -> None:
+    for seed in range(40):
+        varied = augment.vary_tools(DIALOGUE, Random(seed), [DEFER_TOOL, RESPOND_TOOL])
+        offered = {t["function"]["name"]: t["function"] for t in varied.tools}
+        assert len(offered) == len(varied.tools)
+        for message in varied.messages:
+            if message.get("tool_calls"):
+                function = message["tool_calls"][0]["function"]
+                keys = list(offered[function["name"]]["parameters"]["properties"])
+                used = list(function["arguments"])
+                assert used == [key for key in keys if key in used]
+
+
+def test_an_exercise_says_every_value_before_it_is_used() -> None:
+    for dialogue in diet.dialogues(Random(3), 50):
+        said = ""
+        for message in dialogue.messages:
+            if message.get("tool_calls"):
+                function = message["tool_calls"][0]["function"]
+                if function["name"] != "respond_to_user":
+                    assert all(value in said for value in function["arguments"].values())
+            else:
+                said += message["content"]
+
+
+def test_the_same_seed_gives_the_same_exercises() -> None:
+    assert list(diet.dialogues(Random(5), 5)) == list(diet.dialogues(Random(5), 5))
+    assert values.user_id(Random(1)) == values.user_id(Random(1))
+
+
+SCHEMA = [{
+    "service_name": "Restaurants_1",
+    "slots": [
+        {"name": "city", "is_categorical": False, "possible_values": []},
+        {"name": "price", "is_categorical": True, "possible_values": ["cheap", "dear"]},
+    ],
+    "intents": [
+        {"name": "Find", "required_slots": ["city"], "optional_slots": {"price": "dontcare"}}
+    ],
+}]  # fmt: skip
+
+
+def _corpus(folder: Path, split: str) -> None:
+    import json
+
+    (folder / split).mkdir(parents=True)
+    (folder / split / "schema.json").write_text(json.dumps(SCHEMA))
+    call_frame = {
+        "service": "Restaurants_1",
+        "service_call": {"method": "Find", "parameters": {"city": "Napa"}},
+        "service_results": [{"city": "Napa", "price": "cheap"}] * 6,
+    }
+    turns = [
+        {"speaker": "USER", "utterance": "I am looking for food in Napa", "frames": [{}]},
+        {"speaker": "SYSTEM", "utterance": "There are six places", "frames": [call_frame]},
+    ]
+    rows = [{"dialogue_id": "1_0", "services": ["Restaurants_1"], "turns": turns}]
+    (folder / split / "dialogues_001.json").write_text(json.dumps(rows))
+
+
+def test_sgd_is_read_from_its_own_layout(tmp_path: Path) -> None:
+    _corpus(tmp_path, "train")
+    (recorded,) = sgd.read(tmp_path, ("train",))
+    dialogue = sgd.dialogue_of(recorded, sgd.schemas(tmp_path, "train"))
+    text = render(dialogue.messages, dialogue.tools)
+    assert "Find(city, price?=cheap|dear)" in text
+    assert '{"name": "Find", "arguments": {"city": "Napa"}}' in text
+    assert text.count('"price": "cheap"') == sgd.MAX_RESULTS
+    assert text.endswith('{"message": "There are six places"}}\n</tool_call><|im_end|>\n')
+
+
+def test_restaurant_tests_and_the_development_file_stay_out(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        _corpus(tmp_path, split)
+    recorded = list(sgd.read(tmp_path, ("train", "test")))
+    assert list(sgd.held_out(recorded, [])) == ["test/1_0"]
+    seen = sgd.fingerprint(["I am LOOKING for food,  in Napa!"])
+    assert set(sgd.held_out(recorded, [seen])) == {"train/1_0", "test/1_0"}
+
+
+class Letters:
+    """A tokenizer with one token for each character, for tests without the `train` extra."""
+
+    def encode(self, sequence: str) -> Any:
+        ids = [ord(letter) for letter in sequence]
+        return type("Encoding", (), {"ids": ids, "offsets": [(i, i + 1) for i in range(len(ids))]})
+
+
+def _flagged(window: Any, flag: int) -> str:
+    pairs = zip(window.ids, window.flags, strict=True)
+    return "".join(chr(i) if f & flag else "·" for i, f in pairs)
+
+
+def test_what_is_learnt_is_the_call_behind_the_forced_opening() -> None:
+    windows = pytest.importorskip("models.nano.windows")
+    (window,) = windows.windows(DIALOGUE, Letters(), 100_000, Random(0))
+    learnt = [part for part in _flagged(window, windows.CALL).split("·") if part]
+    calls = [render([message]) for message in TALK if message.get("tool_calls")]
+    assert learnt == [text[len(CALL_OPENING) : -1] for text in calls]
+    names = [part for part in _flagged(window, windows.NAME).split("·") if part]
+    assert names[1] == "FindRestaurants"
+
+
+def test_copied_values_are_those_that_stand_earlier_in_the_window() -> None:
+    from models.nano import windows
+
+    (window,) = windows.windows(DIALOGUE, Letters(), 100_000, Random(0))
+    copied = [part for part in _flagged(window, windows.COPY).split("·") if part]
+    assert copied == ["Thai", "Palo Alto"]
+
+
+def test_a_step_of_the_larger_model_is_context_and_no_lesson() -> None:
+    from models.nano import windows
+
+    messages = (
+        TALK[0],
+        {**TALK[1], "learn": "nothing"},
+        TALK[2],
+        {**TALK[3], "learn": "arguments"},
+    )
+    (window,) = windows.windows(Dialogue("t", (FIND,), messages), Letters(), 100_000, Random(0))
+    assert not _flagged(window, windows.NAME).strip("·")
+    assert "What would you like?" not in _flagged(window, windows.CALL)
+    assert '"cuisine": "Thai"' in _flagged(window, windows.CALL)
+
+
+def test_a_window_keeps_the_tools_and_drops_the_oldest_turns() -> None:
+    from models.nano import windows
+
+    tools = render((), DIALOGUE.tools)
+    n_max = len(tools) + 560
+    found = list(windows.windows(DIALOGUE, Letters(), n_max, Random(0)))
+    assert len(found) > 1
+    for window in found:
+        text = "".join(map(chr, window.ids))
+        assert text.startswith(tools + "<|im_start|>user\n")
+        assert len(text) <= n_max
+    last = "".join(map(chr, found[-1].ids))
+    assert "Palo Alto." not in last
+    assert last.endswith('Enjoy!"}}\n</tool_call><|im_end|>\n')
+
+
+# The rest needs the `train` extra.
+
+
+def test_the_tokenizer_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="needs the train extra")
+    from models.nano import tokenizer
+
+    corpus = [
+        tokenizer._plain(render(d.messages, d.tools)) for d in diet.dialogues(Random(1), 3000)
+    ]
+    tokenizer.VOCABULARY, before = 1200, tokenizer.VOCABULARY
+    tokenizer.N_PREFIXED, before_prefixed = 60, tokenizer.N_PREFIXED
+    try:
+        tokenizer.write(tmp_path, tokenizer.train(corpus))
+    finally:
+        tokenizer.VOCABULARY, tokenizer.N_PREFIXED = before, before_prefixed
+    encoder = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (render(TALK, DIALOGUE.tools), "xin chào 4WQ150 mia_li_3668\t\n  <b>"):
+        assert encoder.decode(encoder.encode(text).ids, skip_special_tokens=False) == text
+    assert encoder.encode("<tool_call>").ids == [encoder.token_to_id("<tool_call>")]
+    # The property that copying rests on: a name is cut alike behind a space and behind a quote.
+    spoken, quoted = encoder.encode("in Brierk Vashzou").tokens, encoder.encode('"Brierk Vashzou"')
+    assert spoken[-len(quoted.tokens) + 2 :] == quoted.tokens[1:-1]
+
+
+def _shards(folder: Path) -> Any:
+    numpy = pytest.importorskip("numpy")
+    from models.nano import batches, windows
+
+    # 200 windows of eight words each; the second half of a window repeats the first.
+    rng = numpy.random.default_rng(0)
+    half = rng.integers(0, 64, (200, 8))
+    ids = numpy.concatenate((half, half), 1).astype(numpy.uint16).ravel()
+    flags = numpy.tile(numpy.array([0] * 8 + [windows.CALL] * 8, numpy.uint8), 200)
+    numpy.savez(folder / "repeat.npz", ids=ids, flags=flags, ends=numpy.arange(1, 201) * 16)
+    return batches.load(folder, {"repeat": 1.0})
+
+
+def test_training_learns_and_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    from models.nano import train
+    from models.nano.model import Shape
+
+    shards = _shards(tmp_path)
+    shape = Shape(n_vocab=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, head=16, ffn=32)
+    recipe = train.Recipe(n_row=64, n_micros=2, chosen=0.75, warmup=2, steps=20, start="small")
+
+    def trainer() -> train.Trainer:
+        return train.Trainer(recipe, shape, "cpu")
+
+    whole = trainer()
+    losses = [whole.take(shards).mean("loss0") for _ in range(20)]
+    assert losses[-1] < losses[0] - 0.1
+
+    half = trainer()
+    for _ in range(10):
+        half.take(shards)
+    half.save(tmp_path / "last.pt")
+    resumed = trainer()
+    resumed.restore(tmp_path / "last.pt")
+    assert [resumed.take(shards).mean("loss0") for _ in range(10)] == losses[10:]
+    for ours, theirs in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_start_of_training_can_already_copy() -> None:
+    """Random tokens said twice: the second time they are foreseen, before any training."""
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    from models.nano import induction
+    from models.nano.model import Nano, Shape
+
+    model = Nano(Shape())
+    induction.copying(model, torch.Generator().manual_seed(1))
+    said = torch.randint(300, 8000, (1, 60), generator=torch.Generator().manual_seed(2))
+    ids = torch.cat((said, said), 1)
+    with torch.no_grad():
+        best = model.logits(model.hidden(ids, torch.zeros_like(ids))).argmax(-1)
+    share = (best[0, 62:-1] == ids[0, 63:]).float().mean()
+    assert share > 0.8
