@@ -7,6 +7,7 @@ model's script decides what happens, and the tools, the store and the processes 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -50,6 +51,8 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Two threads wait for each other wherever the test has not two cores for itself.
+    monkeypatch.setenv("EDGEAGENT_MODEL__N_THREADS", "1")
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
