@@ -49,7 +49,8 @@ _REQUEST = re.compile(
     r"|could you|can you|let me know)\b"
 )
 _REFUSAL = re.compile(
-    r"\b(cannot|can ?not|can't|unable to|not (possible|allowed|eligible|permitted)|no exception|do not (fly|serve|offer)"
+    r"\b(cannot|can ?not|can't|unable to|not (possible|allowed|eligible|permitted)|no exception"
+    r"|do not (fly|serve|offer)"
     r"|found no)\b"
 )
 _RETRY = re.compile(
