@@ -483,6 +483,53 @@ async def test_switching_the_model_keeps_the_conversation() -> None:
         assert at.desk.opened[1] == Choice("distil", "airline", at.script.session_id)
 
 
+async def test_another_session_may_be_chosen_while_one_is_being_opened() -> None:
+    may_open = threading.Event()
+    desk = Desk([Script([reply("x")]), Script([reply("y")])])
+
+    def slow(choice: Choice) -> Script:
+        may_open.wait(20)
+        return desk.open(choice)
+
+    app = EdgeAgentApp(desk.ports(open_session=slow), Choice("nano", "airline"))
+    async with app.run_test(size=(100, 30)) as pilot:
+        at = Stage(app, pilot, desk)
+        await at.send("/model distil")
+        await pilot.pause()
+        may_open.set()
+        await at.until(lambda: len(desk.opened) == 2)
+        await at.ready()
+        assert desk.scripts[0].is_closed
+        assert desk.opened[1].model == "distil"
+        assert at.app.chat.session is desk.scripts[1]
+
+
+async def test_a_message_typed_while_a_turn_is_being_stopped_is_sent() -> None:
+    may_stop = threading.Event()
+
+    def stubborn(text: str, cancel: threading.Event, approve: Approve) -> Iterator[Event]:
+        yield TurnStarted(text)
+        may_stop.wait(20)
+        yield ended(Stop.CANCELLED, 1)
+
+    async with stage(stubborn, reply("Here.")) as at:
+        await at.send("first")
+        await at.until(lambda: at.shows("first"))
+        await at.pilot.press("escape")
+        await at.send("second")
+        await at.until(lambda: at.app.chat.waiting == "second")
+        may_stop.set()
+        await at.until(lambda: at.shows("Here."))
+        assert at.script.said == ["first", "second"]
+
+
+async def test_a_chosen_theme_says_how_to_keep_it() -> None:
+    async with stage() as at:
+        at.app.theme = "nord"
+        await at.pilot.pause()
+        assert 'theme = "nord"' in at.notices()
+
+
 async def test_offline_opens_the_same_session_without_the_network() -> None:
     async with stage(reply("x")) as at:
         await at.send("/offline")
@@ -533,7 +580,8 @@ async def test_the_status_line_says_model_context_speed_tier_and_link() -> None:
         shown = [str(part.render()) for part in at.app.query("StatusLine Static")]
         assert shown == [
             "nano Q8_0",
-            "context 849 of 4,096   148 tok/s",
+            "context 849/4096",
+            "148 tok/s",
             "last reply local",
             "● online",
             "desk.example answers",

@@ -64,7 +64,7 @@ def test_progress_is_joined_and_nothing_else_is() -> None:
     events: list[Event] = [
         Prefilled(1, 3), Prefilled(3, 3), Token("a"), Token("b"), done, done, Token("c"),
     ]  # fmt: skip
-    work = Work()
+    work = Work(is_turn=True)
     for event in events:
         work.happened.put(Happening(event))
     seen = [happening.event for happening in caught_up(work)]

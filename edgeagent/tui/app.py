@@ -15,6 +15,7 @@ from typing import ClassVar
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.theme import Theme
 
 from edgeagent.errors import EdgeAgentError
 from edgeagent.tui import pages
@@ -71,14 +72,21 @@ class EdgeAgentApp(App[int]):
     def on_mount(self) -> None:
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = DARK.name
-        if self.ports.theme in self.available_themes:
-            self.theme = self.ports.theme
-        elif self.ports.theme:
+        is_known = self.ports.theme in self.available_themes
+        self.theme = self.ports.theme if is_known else DARK.name
+        if self.ports.theme and not is_known:
             self.chat.tell(f"there is no theme {self.ports.theme!r} (ui.theme)", "warning")
+        self._kept_theme = self.theme
+        self.theme_changed_signal.subscribe(self, self._tell_theme)
         self.set_keymap(dict(self.ports.keymap))
         for name in pages.unknown_keys(self._keys(), self.ports.keymap):
             self.chat.tell(f"no key is called {name!r} (ui.keymap); F1 lists them", "warning")
+
+    def _tell_theme(self, theme: Theme) -> None:
+        if theme.name != self._kept_theme:
+            self.chat.tell(
+                f'to keep it: theme = "{theme.name}" under [ui] in {self.ports.config_path}'
+            )
 
     def _keys(self) -> list[BindingType]:
         return [*ChatScreen.BINDINGS, *self.BINDINGS]

@@ -25,7 +25,7 @@ from edgeagent.tui.approval import Ask
 from edgeagent.tui.narration import Narration
 from edgeagent.tui.plain import literal, one_line
 from edgeagent.tui.ports import Choice, Ports, SessionLike
-from edgeagent.tui.posts import OpeningFailed, SessionOpened, Woken, Work, WorkOver
+from edgeagent.tui.posts import OpeningFailed, SessionOpened, Woken, Work
 from edgeagent.tui.prompt import PromptBox
 from edgeagent.tui.status import WAITING, WRITING, Status, StatusLine
 from edgeagent.tui.transcript import Transcript
@@ -71,6 +71,8 @@ class ChatScreen(Screen[None]):
         self.has_turns = False
         self.waiting = ""
         """A message that is sent when the running turn is over."""
+        self._chosen: Choice | None = None
+        """What is opened when the session that is being opened has let go."""
         self._begun_at = 0.0
         """When the running work began, on the monotonic clock."""
 
@@ -113,13 +115,17 @@ class ChatScreen(Screen[None]):
 
     def open(self, choice: Choice) -> None:
         """Leave the session and open another one in a thread."""
+        if self.work is not None and self.work.is_turn:
+            self.tell("a turn is running; Esc stops it")
+            return
         if self.work is not None:
-            self.tell("still busy; Esc stops it")
+            self.work.stop()
+            self._chosen = choice
             return
         left, self.session, self.choice = self.session, None, choice
         self.has_turns = False
         self.query_one("#head-session", Static).update("")
-        self.work = Work()
+        self.work = Work(is_turn=False)
         self.status = Status(
             link=self.status.link, reason=self.status.reason, activity=f"loading {choice.model}"
         )
@@ -199,7 +205,7 @@ class ChatScreen(Screen[None]):
     def _send(self, text: str) -> None:
         assert self.session is not None
         self.has_turns = True
-        self.work = Work()
+        self.work = Work(is_turn=True)
         self.transcript.anchor()
         self._run(partial(run_turn, self.session, text, self.work, self.post_message))
 
@@ -229,16 +235,19 @@ class ChatScreen(Screen[None]):
                 self._focus_question()
         self._show_activity()
 
-    def on_work_over(self, message: WorkOver) -> None:
-        """Send what waits, unless the turn was cancelled."""
+    def on_work_over(self) -> None:
+        """Go on with what the person asked for meanwhile: another session, or a message."""
         self.catch_up()
         self._ticker.pause()
-        was_cancelled = message.work.cancel.is_set()
         self.work = None
         self.status = replace(self.status, activity="")
+        chosen, self._chosen = self._chosen, None
+        if chosen is not None:
+            self.open(chosen)
+            return
         text = self.waiting
         self._wait_with("")
-        if text and self.session is not None and not was_cancelled:
+        if text and self.session is not None:
             self._send(text)
         elif text:
             self.prompt.put_back(text)
@@ -262,7 +271,7 @@ class ChatScreen(Screen[None]):
             return
         if not work.cancel.is_set():
             work.stop()
-            if self.session is not None:
+            if work.is_turn:
                 self.narration.cancel()
             self.status = replace(self.status, activity="stopping")
         text = self.waiting

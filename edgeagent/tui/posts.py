@@ -32,7 +32,9 @@ class Happening:
 class Work:
     """What a worker thread is busy with, and the way to stop it."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_turn: bool) -> None:
+        self.is_turn = is_turn
+        """False while a session is being opened and warmed up."""
         self.cancel = threading.Event()
         self.happened: SimpleQueue[Happening] = SimpleQueue()
         self.slot: Slot | None = None
@@ -69,8 +71,5 @@ class Woken(Message):
     work: Work
 
 
-@dataclass
 class WorkOver(Message):
-    """The worker thread has come to its end."""
-
-    work: Work
+    """The worker thread has come to its end; there is one at a time."""

@@ -91,14 +91,14 @@ class StatusLine(Horizontal):
     status = reactive(Status(), init=False)
 
     def compose(self) -> ComposeResult:
-        for name in ("model", "context", "tier", "link", "reason"):
+        for name in ("model", "context", "speed", "tier", "link", "reason"):
             yield Static(id=f"status-{name}", markup=False)
 
     def watch_status(self, status: Status) -> None:
-        speed = f"   {status.tokens_per_s:.0f} tok/s" if status.tokens_per_s else ""
-        context = f"context {status.n_used:,} of {status.n_ctx:,}" if status.n_ctx else ""
+        context = f"context {status.n_used}/{status.n_ctx}" if status.n_ctx else ""
         self._say("model", status.model or "no model")
-        self._say("context", context + speed)
+        self._say("context", context)
+        self._say("speed", f"{status.tokens_per_s:.0f} tok/s" if status.tokens_per_s else "")
         self._say("tier", f"last reply {status.tier.value}" if status.tier else "")
         self._say("link", f"{LINK_SIGNS[status.link]} {status.link.value}")
         self._say("reason", status.reason)

@@ -27,13 +27,26 @@ def open_session(
         if left is not None:
             left.close()
         session = ports.open_session(choice)
-        n_recovered = len(session.recover())
-        post(SessionOpened(session, session.events(), n_recovered))
-        for progress in session.warm(work.cancel):
-            work.happened.put(Happening(progress))
+        if work.cancel.is_set():  # the person left, or chose another one meanwhile
+            session.close()
+            post(OpeningFailed(f"loading {choice.model} was stopped"))
+        else:
+            _introduce(session, work, post)
     except EdgeAgentError as error:
         post(OpeningFailed(str(error)))
-    post(WorkOver(work))
+    post(WorkOver())
+
+
+def _introduce(session: SessionLike, work: Work, post: Post) -> None:
+    try:
+        n_recovered = len(session.recover())
+        history = session.events()
+    except EdgeAgentError:
+        session.close()
+        raise
+    post(SessionOpened(session, history, n_recovered))
+    for progress in session.warm(work.cancel):
+        work.happened.put(Happening(progress))
 
 
 def run_turn(session: SessionLike, text: str, work: Work, post: Post) -> None:
@@ -55,7 +68,7 @@ def run_turn(session: SessionLike, text: str, work: Work, post: Post) -> None:
                 post(Woken(work))
     except EdgeAgentError as error:
         work.happened.put(Happening(TurnFailed(str(error))))
-    post(WorkOver(work))
+    post(WorkOver())
 
 
 def caught_up(work: Work) -> Iterator[Happening]:
