@@ -6,6 +6,7 @@ The one place that knows which class stands behind each part. Reads no environme
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from edgeagent import catalog, paths
 from edgeagent.cascade import LocalTier
@@ -14,6 +15,7 @@ from edgeagent.engine.client import Engine, EngineOptions
 from edgeagent.errors import ConfigError
 from edgeagent.link import Link
 from edgeagent.remote import Remote
+from edgeagent.served import Served
 from edgeagent.session import Scenario, Session
 from edgeagent.store import Store
 
@@ -75,7 +77,9 @@ def _local_tier(config: Config) -> tuple[LocalTier, float | None]:
     if name.startswith(("http://", "https://")):
         if config.offline:
             raise ConfigError(f"the model {name} is a server and --offline opens no socket")
-        raise ConfigError(f"the model {name} is a server")
+        # A key is for the server it was given for, and goes to no other.
+        is_same = urlsplit(name).netloc == urlsplit(config.remote.base_url or "").netloc
+        return Served(name, config.remote.api_key if is_same else None, config.model.n_ctx), None
     model = catalog.resolve(name)
     options = EngineOptions(
         path=model.path,

@@ -33,7 +33,7 @@ FLOORS = (
         "no_internet",
     ),
     ("calls", "engine"),
-    ("wire", "remote"),
+    ("wire", "remote", "served"),
     ("acting", "cascade"),
     ("store", "session", "digest", "wiring"),
     ("scenarios",),

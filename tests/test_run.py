@@ -24,7 +24,7 @@ from edgeagent import no_internet, paths
 from edgeagent.errors import StoreError
 from edgeagent.events import ApprovalGiven, ToolCalled, ToolReturned, TurnFailed
 from edgeagent.store import Store
-from tests.loopback import Loopback, Reply, calls, replies, stall, status
+from tests.loopback import Loopback, Reply, calls, document, replies, stall, status
 from tests.tiny_gguf import write_tiny, write_truncated
 
 ROOT = Path(__file__).parents[1]
@@ -225,6 +225,16 @@ def test_a_turn_that_fails_still_prints_its_document(run: Run, bigger: Loopback)
     assert "n_ctx" in turn["error"]
     (turn,) = documents(run("-c", "-p", "hello", "--json"))
     assert turn["stop"] == "answered", "nothing is lost"
+
+
+def test_a_server_takes_the_local_models_place(run: Run) -> None:
+    answers = [calls(LOOK_UP), replies("No such order.")]
+    with Loopback(*answers) as server:
+        server.models = document({"object": "list", "data": [{"id": "small"}]})
+        ended = run("-m", server.url, "-p", "Where is order OD-0?", "--json")
+    (turn,) = documents(ended)
+    assert [step["tier"] for step in turn["steps"]] == ["local", "local"]
+    assert (turn["reply"], turn["deferred"]) == ("No such order.", False)
 
 
 def test_a_larger_model_that_fails_leaves_the_turn_here(run: Run, bigger: Loopback) -> None:
