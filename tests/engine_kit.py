@@ -97,12 +97,12 @@ def opened(folder: Path, **settings: Any) -> Opened:
     flag = mmap.mmap(-1, 2)
     address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
     model = library.open_model(write_tiny(folder / "tiny.gguf", **settings), None, 1, address)
-    _flags.append(flag)
+    flags.append(flag)
     return model
 
 
-_flags: list[mmap.mmap] = []
-"""Mapped for as long as a model may look at them."""
+flags: list[mmap.mmap] = []
+"""Abort flags of the models opened so far, mapped for as long as one may look at them."""
 
 
 @contextmanager

@@ -21,16 +21,16 @@ from edgeagent.engine.wire import HERMES
 from edgeagent.errors import ContextFull, EngineError
 from edgeagent.events import Prefilled, Token
 from edgeagent.messages import CONTROL_NAMES, DEFER, RESPOND, Tool, ToolKind
-from tests.engine_kit import NAMES, STRING, TOOLS, opened, rule, tool
+from tests.engine_kit import NAMES, STRING, TOOLS, flags, opened, rule, tool
 
 
 class Bench:
     """A decoder over a tiny model in this process."""
 
     def __init__(
-        self, folder: Path, tools: Sequence[Tool] = TOOLS, mode: str = "one", seed: int = 0
+        self, folder: Path, tools: Sequence[Tool] = TOOLS, mode: str = "one", **settings: int
     ) -> None:
-        self.context: Context = opened(folder, seed=seed).context
+        self.context: Context = opened(folder, **settings).context
         self.tools = tuple(tools)
         self.grammars = Grammars(self.context.vocabulary, HERMES, mode)  # type: ignore[arg-type]
         self.grammars.use(self.tools)
@@ -72,7 +72,7 @@ def test_a_thousand_random_calls_are_valid_at_any_budget(tmp_path: Path) -> None
     tools = airline_tools()
     assert len(tools) == 16
     names = sorted(t.name for t in tools)
-    made = Bench(tmp_path, tools)
+    made = Bench(tmp_path, tools, n_layer=1)
     rng = random.Random(20240515)
     used = set()
     for index in range(1000):
@@ -158,6 +158,16 @@ def test_cancelled_steps_leave_the_context_as_it_was(bench: Bench) -> None:
     bench.is_cancelled = False
     assert (done.stop, done.calls) == ("cancelled", ())
     assert bench.step("cancel me", rule(60)).calls[0].arguments == plain.calls[0].arguments
+
+
+def test_a_raised_flag_stops_a_pass_and_nothing_is_read(bench: Bench) -> None:
+    bench.context.keep(0)
+    flags[-1][0] = 1
+    assert not bench.context.decode([1, 2, 3], logits=True)
+    flags[-1][0] = 0
+    assert bench.context.log == []
+    assert bench.context.decode([1, 2, 3], logits=True)
+    assert bench.context.log == [1, 2, 3]
 
 
 def test_tools_nobody_knows_are_an_error(bench: Bench) -> None:
