@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from edgeagent import acting, history, ledger
 from edgeagent.calls import new_id, partial_reply
 from edgeagent.engine.client import ModelFacts, Prompt, StepDone, StepRule
-from edgeagent.errors import ContextFull, EngineDied, EngineError, RemoteError, UsageError
+from edgeagent.errors import (
+    ContextFull,
+    EngineDied,
+    EngineError,
+    RemoteError,
+    RemoteTimeout,
+    UsageError,
+)
 from edgeagent.events import (
     Answered,
     ApprovalNeeded,
@@ -358,6 +365,8 @@ class _Turn:
         raw = ""
         done: RemoteDone | None = None
         try:
+            if self.remote_left_s <= 0:
+                raise RemoteTimeout("the larger model's time for this turn is used up")
             for item in self.remote.step(
                 *self._for_remote(offered), self.remote_left_s, self.cancel
             ):
@@ -367,7 +376,8 @@ class _Turn:
                 raw += item.text
                 yield item
         except RemoteError as error:
-            self.link.record_failure(error)
+            if self.remote_left_s > 0:  # else it says nothing about the server
+                self.link.record_failure(error)
             self.no_remote = str(error)
             sent = self.remote.bytes_sent - sent_before
             yield RemoteFailed(type(error).__name__, str(error), sent)

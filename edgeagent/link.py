@@ -98,8 +98,8 @@ def after_failure(breaker: Breaker, error: RemoteError, now: float) -> Breaker:
             wait_s = _backoff_s(n_failures, UNREACHED_CAP_S)
             return replace(opened, reason=f"offline: {error}", retry_at=now + wait_s)
         case RemoteBroken() if n_failures == 1:
-            # One bad answer says little about the next.
-            return replace(breaker, n_failures=n_failures)
+            # It was there, and one bad answer says little about the next.
+            return Breaker(LinkState.ONLINE, str(error), now + BACKOFF_S, n_failures)
         case _:
             return replace(opened, retry_at=now + _backoff_s(n_failures, FAILING_CAP_S))
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,8 +49,7 @@ REFUSALS = {
 
 def host_of(url: str) -> str:
     """Return `host:port` of an address, without user, password or path."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def from_status(
@@ -73,8 +72,8 @@ def from_status(
 
 
 def from_transport(exc: Exception, host: str) -> RemoteError:
-    """Return what an exception of httpx2 means."""
-    import httpx2  # 100 ms, and only a configured remote needs it
+    """Return what an exception of httpx2, or of the header's encoding, means."""
+    import httpx2
 
     match exc:
         case httpx2.ConnectTimeout() | httpx2.PoolTimeout():
@@ -85,6 +84,9 @@ def from_transport(exc: Exception, host: str) -> RemoteError:
             return RemoteOffline(_why_no_connection(exc, host))
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return RemoteRefused(f"{host} is no address to call; check DEFER_BASE_URL")
+        case httpx2.LocalProtocolError() | UnicodeError():
+            # A line break or an accent in the key, and the message would show the key.
+            return RemoteRefused("the key cannot be sent as it is; check DEFER_API_KEY")
         case _:
             return RemoteBroken(f"the connection to {host} broke off ({type(exc).__name__})")
 
@@ -100,6 +102,20 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
         except (TypeError, ValueError):
             wait_s = math.nan
     return min(max(wait_s, 1.0), RETRY_AFTER_CAP_S) if math.isfinite(wait_s) else RETRY_AFTER_S
+
+
+def opened(**options: Any) -> httpx2.Client:
+    """Return an HTTP client that follows no redirect: one could carry the turn elsewhere.
+
+    Raises:
+        RemoteRefused: the environment asks for a proxy or certificates that cannot be used.
+    """
+    import httpx2  # 100 ms, and only a configured remote needs it
+
+    try:
+        return httpx2.Client(follow_redirects=False, **options)
+    except (ImportError, ValueError, OSError) as exc:
+        raise RemoteRefused(f"the environment's proxy or certificates: {exc}") from exc
 
 
 def probe(url: str, key: str | None, connect_s: float) -> RemoteError | None:
@@ -177,17 +193,17 @@ class _Listing(BaseModel):
 @contextmanager
 def _listing(url: str, key: str | None, connect_s: float) -> Iterator[httpx2.Response]:
     """Ask for the list of models; the body is not read yet."""
-    import httpx2  # 100 ms, paid by the link's own thread
+    import httpx2
 
     headers = {"user-agent": USER_AGENT, **({"authorization": f"Bearer {key}"} if key else {})}
     host = host_of(url)
     try:
         with (
-            httpx2.Client(timeout=connect_s, follow_redirects=False) as client,
+            opened(timeout=connect_s) as client,
             client.stream("GET", f"{url.rstrip('/')}/models", headers=headers) as response,
         ):
             yield response
-    except (httpx2.TransportError, httpx2.InvalidURL) as exc:
+    except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as exc:
         error = from_transport(exc, host)
         if isinstance(error, RemoteTimeout):
             raise RemoteOffline(f"no answer from {host} within {connect_s:g} s") from exc

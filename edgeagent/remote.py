@@ -12,6 +12,7 @@ import json
 import logging
 import queue
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -34,12 +35,19 @@ log = logging.getLogger(__name__)
 POLL_S = 0.02
 """How often a cancel and the clock are looked at."""
 RETRY_PAUSE_S = 0.25
+CLOSING_S = 0.05
+"""How long the end of a finished answer is waited for, so that the connection can serve again."""
+RESET = struct.pack("ii", 1, 0)
+LEAVING = ("connect_tcp.started", "send_request_headers.started", "send_request_body.started")
+"""What the transport must not begin for a turn that went on."""
 BODY_BYTES = 8 * 1024 * 1024
 """All bytes of one answer: streaming wraps every token in some 200 bytes of JSON."""
 ERROR_BYTES = 16 * 1024
 """Bytes of an error's body that are read for its message."""
 NOT_TAKEN = (400, 422)
 """Statuses of a request that some servers do not understand: `required`, `stream_options`."""
+NO_KEY = "unused"
+"""The client library wants a key; what is sent is decided in `Remote._prepare`."""
 SENT_HEADERS = frozenset(
     {
         "accept",
@@ -114,15 +122,16 @@ class Remote:
         Raises:
             RemoteError: no usable answer; its class tells what kind of failure.
         """
-        client, sent_before = self._opened(), self.bytes_sent
-        started = time.monotonic()
+        self._open()
+        sent_before, started = self.bytes_sent, time.monotonic()
         deadline = started + deadline_s
         tried: set[str] = set()
-        while True:
-            body, answer = self._body(policy, tools, conversation), wire.Answer()
-            exchange = self._exchange = _Exchange(client, body, self._config)
+        answer = wire.Answer()
+        calls: tuple[Call, ...] = ()
+        while not (calls or cancel.is_set()):
+            exchange = self._exchange = self._exchanged(policy, tools, conversation)
+            answer = wire.Answer()
             has_begun = False
-            calls: tuple[Call, ...] = ()
             try:
                 for text in exchange.texts(answer, deadline, cancel):
                     has_begun = True
@@ -130,18 +139,17 @@ class Remote:
                 if not cancel.is_set():
                     calls = answer.calls(tools)
             except RemoteError as error:
-                if not cancel.is_set():
-                    again = "" if has_begun else self._another_way(error, exchange.status)
-                    if not again or again in tried or time.monotonic() >= deadline:
-                        if "plain" in tried and exchange.status in NOT_TAKEN:
-                            self._tool_choice = "required"  # that was not what it minded
-                        raise
-                    tried.add(again)
-                    cancel.wait(RETRY_PAUSE_S if again == "same" else 0.0)
-                    continue
-            usage = self._usage(answer, self.bytes_sent - sent_before)
-            yield RemoteDone(calls, usage, (time.monotonic() - started) * 1000)
-            return
+                if cancel.is_set():
+                    break
+                again = "" if has_begun else self._another_way(error, exchange.status)
+                if not again or again in tried or time.monotonic() >= deadline:
+                    if "plain" in tried and exchange.status in NOT_TAKEN:
+                        self._tool_choice = "required"  # that was not what it minded
+                    raise
+                tried.add(again)
+                cancel.wait(RETRY_PAUSE_S if again == "same" else 0.0)
+        usage = self._usage(answer, self.bytes_sent - sent_before)
+        yield RemoteDone(calls, usage, (time.monotonic() - started) * 1000)
 
     def close(self) -> None:
         """Shut the connections; takes at most a second."""
@@ -186,27 +194,35 @@ class Remote:
             cost_usd=cost / 1e6,
         )
 
-    def _opened(self) -> OpenAI:
-        if self._client is None:
-            import httpx2
-            import openai  # 700 ms, and only a turn that leaves the machine needs it
+    def _open(self) -> None:
+        if self._client is not None:
+            return
+        import httpx2
+        import openai  # 700 ms, and only a turn that leaves the machine needs it
 
-            self._client = openai.OpenAI(
-                base_url=self._config.base_url,
-                api_key="unused",  # what is sent is decided in `_prepare`
-                max_retries=0,
-                timeout=httpx2.Timeout(
-                    connect=self._config.connect_s,
-                    pool=self._config.connect_s,
-                    read=self._config.first_byte_s,
-                    write=self._config.first_byte_s,
-                ),
-                http_client=httpx2.Client(
-                    follow_redirects=False,
-                    event_hooks={"request": [self._prepare], "response": [self._inspect]},
-                ),
-            )
-        return self._client
+        config = self._config
+        http = reach.opened(
+            timeout=httpx2.Timeout(
+                connect=config.connect_s,
+                pool=config.connect_s,
+                read=config.first_byte_s,
+                write=config.first_byte_s,
+            ),
+            event_hooks={"request": [self._prepare], "response": [self._inspect]},
+        )
+        self._client = openai.OpenAI(
+            base_url=config.base_url, api_key=NO_KEY, max_retries=0, timeout=http.timeout,
+            http_client=http,
+        )  # fmt: skip
+
+    def _exchanged(
+        self, policy: str, tools: Sequence[Tool], conversation: Conversation
+    ) -> _Exchange:
+        assert self._client is not None
+        body = self._body(policy, tools, conversation)
+        # A connection that is kept open serves again and is announced only once.
+        known = self._exchange.socket if self._exchange else None
+        return _Exchange(self._client, body, self._config, known)
 
     def _prepare(self, request: httpx2.Request) -> None:
         """Let nothing leave but the request itself; runs in the exchange's thread."""
@@ -215,9 +231,10 @@ class Remote:
         request.headers["user-agent"] = reach.USER_AGENT
         # A compressed answer can be a thousand times what came over the wire.
         request.headers["accept-encoding"] = "identity"
-        request.headers.pop("authorization", None)
         if self._key:
             request.headers["authorization"] = f"Bearer {self._key}"
+        elif request.headers.get("authorization") == f"Bearer {NO_KEY}":
+            del request.headers["authorization"]
         n_bytes = len(request.content)
         exchange = threading.current_thread()
         assert isinstance(exchange, _Exchange)
@@ -250,43 +267,60 @@ class Remote:
 class _Exchange(threading.Thread):
     """One request and its answer, read by this thread; whoever listens can leave at any moment."""
 
-    def __init__(self, client: OpenAI, body: dict[str, Json], config: RemoteConfig) -> None:
+    def __init__(
+        self,
+        client: OpenAI,
+        body: dict[str, Json],
+        config: RemoteConfig,
+        known: socket.socket | None,
+    ) -> None:
         super().__init__(name="remote", daemon=True)
         self.status = 0
         """Of the answer; 0 while there is none."""
+        self.socket = known
+        """The connection's, so that it can be shut under the reading thread."""
         self._client = client
         self._body = body
         self._config = config
         self._host = reach.host_of(str(config.base_url))
         self._items: queue.SimpleQueue[bytes | RemoteError | None] = queue.SimpleQueue()
-        self._socket: socket.socket | None = None
         self._has_connected = False
         self._is_abandoned = False
+        self._is_read = False
 
     def texts(self, answer: wire.Answer, deadline: float, cancel: threading.Event) -> Iterator[str]:
-        """Send the request and feed the answer, yielding its text; shuts the connection."""
+        """Send the request and feed the answer, yielding its text, until it says that it is done.
+
+        Raises:
+            RemoteError: what the thread met, what came was not usable, or the clock ran out.
+        """
         self.start()
         try:
             for payload in wire.payloads(self._chunks(deadline, cancel)):
                 yield from answer.feed(payload)
+                if answer.is_done:
+                    self.join(CLOSING_S)
+                    break
         finally:
             self.abandon()
 
     def abandon(self) -> None:
         """Shut the connection unless all of it was read; the thread notices and ends."""
         self._is_abandoned = True
-        if self.is_alive() and self._socket is not None:
+        if not self._is_read and self.socket is not None:
             with contextlib.suppress(OSError):  # the server was faster
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # Resets on close: a server that is writing should notice at once, not be drained.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                self.socket.shutdown(socket.SHUT_RDWR)
 
     def follow(self, name: str, details: dict[str, Any]) -> None:
         """Learn from the transport which socket is ours and when it is connected."""
         import httpx2
 
-        if self._is_abandoned and name.endswith(".started"):
+        if self._is_abandoned and name.endswith(LEAVING):
             raise httpx2.ConnectError("the turn went on without this request")
         if name.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._socket = details["return_value"].get_extra_info("socket")
+            self.socket = details["return_value"].get_extra_info("socket")
         elif name.endswith("send_request_headers.started"):
             self._has_connected = True
 
@@ -304,6 +338,7 @@ class _Exchange(threading.Thread):
                     if n_bytes > BODY_BYTES:
                         raise RemoteBroken(f"{self._host} sends more than an answer can be")
                     self._items.put(chunk)
+            self._is_read = True
             self._items.put(None)
         except RemoteError as error:
             self._items.put(error)
@@ -323,7 +358,7 @@ class _Exchange(threading.Thread):
         started = time.monotonic()
         while not cancel.is_set():
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline:  # a server that is never silent and never done
                 raise RemoteTimeout(f"{self._host} took longer than the turn may take")
             # Looking up a name has no timeout of its own in the client library.
             if not self._has_connected and now - started > connect_s + 2 * POLL_S:

@@ -197,6 +197,8 @@ class Answer:
         self.n_prompt = 0
         self.n_cached = 0
         self.n_decoded = 0
+        self.is_done = False
+        """The server said that nothing follows."""
         self._content: list[str] = []
         self._names: list[str] = []
         self._arguments: list[list[str]] = []
@@ -211,7 +213,7 @@ class Answer:
             RemoteBroken: it is not what the format says, it is an error, or it is too much.
         """
         if payload.strip() == b"[DONE]":
-            self._is_complete = True
+            self.is_done = self._is_complete = True
             return
         try:
             chunk = _Chunk.model_validate_json(payload)
@@ -247,10 +249,12 @@ class Answer:
     def _add(self, delta: _Delta) -> Iterator[str]:
         if delta.content:
             self._grow(delta.content)
-            if not self._content and delta.content.strip():
+            if not self._content:
                 yield f'<tool_call>\n{{"name": "{RESPOND}", "arguments": {{"message": "'
             self._content.append(delta.content)
             yield json.dumps(delta.content, ensure_ascii=False)[1:-1]
+        if delta.tool_calls and self._content and not self._names:
+            yield '"}}\n</tool_call>\n'  # those words were no reply
         for position, part in enumerate(delta.tool_calls or []):
             yield from self._add_call(part, position)
 

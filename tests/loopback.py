@@ -33,6 +33,8 @@ class Asked:
     headers: Mapping[str, str]
     body: Json
     n_bytes: int
+    port: int
+    """The client's: the same for requests on one connection."""
 
 
 @dataclass
@@ -48,7 +50,9 @@ class Reply:
         self.handler.send_header("Content-Type", kind)
         for name, value in (headers or {}).items():
             self.handler.send_header(name, value)
-        self.handler.send_header("Connection", "close")
+        if "Content-Length" not in (headers or {}):
+            self.handler.send_header("Connection", "close")
+            self.handler.close_connection = True
         self.handler.end_headers()
 
     def write(self, text: str) -> None:
@@ -70,7 +74,8 @@ class Reply:
             readable, _, _ = select.select([connection], [], [], 0.01)
             if readable and not connection.recv(1, socket.MSG_PEEK):
                 self.server.hung_up.set()
-                return
+                break
+        self.handler.close_connection = True
 
 
 Answer: TypeAlias = Callable[[Reply], None]
@@ -132,6 +137,16 @@ def status(code: int, message: str = "no", **headers: str) -> Answer:
     return lambda reply: reply.whole(code, "application/json", body, **headers)
 
 
+def done_and_open(message: str) -> Answer:
+    """Say a whole reply, say that it is done, and keep the connection open."""
+
+    def answer(reply: Reply) -> None:
+        replies(message)(reply)
+        reply.hold()
+
+    return answer
+
+
 def page() -> Answer:
     """Answer 200 with a web page, as a sign-in network does."""
     return lambda reply: reply.whole(200, "text/html", "<!doctype html><h1>Welcome</h1>")
@@ -165,7 +180,11 @@ def half(text: str = "Let me") -> Answer:
 
 def hang_up() -> Answer:
     """Close the connection without a word."""
-    return lambda reply: None
+
+    def answer(reply: Reply) -> None:
+        reply.handler.close_connection = True
+
+    return answer
 
 
 def flood() -> Answer:
@@ -259,6 +278,8 @@ class Loopback:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 self._answer()
 
@@ -269,11 +290,13 @@ class Loopback:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body = json.loads(raw) if raw else None
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, self.path, headers, body, len(raw))
-                self.close_connection = True
+                asked = Asked(
+                    self.command, self.path, headers, body, len(raw), self.client_address[1]
+                )
                 try:
                     server._next(asked)(Reply(self, asked, server))
                 except OSError:
+                    self.close_connection = True
                     server.hung_up.set()
 
             def log_message(self, format: str, *args: Any) -> None:

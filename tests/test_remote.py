@@ -29,6 +29,7 @@ from edgeagent.errors import (
     RemoteTimeout,
 )
 from edgeagent.events import Token
+from edgeagent.link import Link
 from edgeagent.messages import (
     DEFER,
     RESPOND,
@@ -365,6 +366,67 @@ def test_a_generator_that_is_closed_closes_the_connection(connect: Connect) -> N
         assert server.hung_up.wait(5.0)
 
 
+def test_a_connection_that_serves_again_is_closed_by_a_cancel_too(connect: Connect) -> None:
+    """Only its first request learns the socket from the transport."""
+    cancel = threading.Event()
+    with Loopback(loopback.unstreamed(LOOK_UP), loopback.stall()) as server:
+        client = connect(server)
+        step(client)
+        threading.Timer(0.2, cancel.set).start()
+        step(client, deadline_s=60.0, cancel=cancel)
+        assert server.requests[0].port == server.requests[1].port, "the same connection"
+        assert server.hung_up.wait(5.0)
+
+
+def test_a_step_that_is_cancelled_before_it_begins_sends_nothing(connect: Connect) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with Loopback(loopback.replies("ok")) as server:
+        client = connect(server)
+        assert step(client, cancel=cancel)[1].calls == ()
+        assert client.bytes_sent == 0
+        assert server.requests == []
+
+
+def test_an_answer_that_is_done_is_not_waited_on(connect: Connect) -> None:
+    with Loopback(loopback.done_and_open("ok")) as server:
+        assert step(connect(server), deadline_s=60.0)[1].calls[0].arguments == {"message": "ok"}
+
+
+@pytest.mark.parametrize("key", ["sk-line\nbreak", "sk-\u00fcber"])
+def test_a_key_that_no_header_can_carry_is_said_without_showing_it(
+    connect: Connect, key: str
+) -> None:
+    with Loopback(loopback.replies("ok")) as server:
+        with pytest.raises(RemoteRefused, match="DEFER_API_KEY") as caught:
+            step(connect(server, api_key=SecretStr(key)))
+        link = Link(config_for(server, api_key=SecretStr(key)))
+        error = link._probe()
+    assert isinstance(error, RemoteRefused)
+    assert "sk-" not in str(caught.value) + str(error)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_configuration(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    """Many shells set ALL_PROXY for other programs."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with Loopback(loopback.replies("ok")) as server:
+        with pytest.raises(RemoteRefused, match="proxy"):
+            step(connect(server))
+        assert isinstance(Link(config_for(server))._probe(), RemoteRefused)
+
+
+def test_a_password_in_the_address_is_used_and_not_shown(connect: Connect) -> None:
+    with Loopback(loopback.replies("ok")) as server:
+        address = server.url.replace("http://", "http://mia:secret@")
+        client = connect(address, api_key=None)
+        step(client)
+    assert server.requests[0].headers["authorization"].startswith("Basic ")
+    assert "secret" not in client.host
+
+
 def test_a_server_that_failed_is_asked_once_more(connect: Connect) -> None:
     with Loopback(loopback.status(500), loopback.replies("back")) as server:
         _, done = step(connect(server))
@@ -473,6 +535,7 @@ def test_every_error_of_the_transport_becomes_ours(cls: type[Exception]) -> None
         "ReadTimeout": RemoteTimeout,
         "WriteTimeout": RemoteTimeout,
         "UnsupportedProtocol": RemoteRefused,
+        "LocalProtocolError": RemoteRefused,
     }
     assert type(ours) is expected.get(cls.__name__, RemoteBroken)
 
