@@ -24,7 +24,7 @@ from edgeagent.messages import (
 from edgeagent.scenarios.airline import backend
 from edgeagent.scenarios.airline.records import Records
 from edgeagent.scenarios.airline.simulator import grammar, understanding, wanting
-from edgeagent.scenarios.airline.simulator.customer import Customer, phrases
+from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.episodes import (
     EPISODES_PER_WORLD,
     Bench,
@@ -38,6 +38,7 @@ from edgeagent.scenarios.airline.simulator.expert import TASKS
 from edgeagent.scenarios.airline.simulator.goals import Ask, Goal, Wish
 from edgeagent.scenarios.airline.simulator.kinds import WEIGHTS
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
+from edgeagent.scenarios.airline.simulator.speaker import phrases
 from edgeagent.scenarios.airline.simulator.wanting import is_reserved
 
 
@@ -132,7 +133,7 @@ def test_every_write_follows_a_yes_of_the_customer(lessons: tuple[Episode, ...])
 
 
 def test_every_tool_and_every_kind_of_wish_comes_up(lessons: tuple[Episode, ...]) -> None:
-    more = itertools.chain(lessons, episodes(12, 400, "train"))
+    more = itertools.chain(lessons, episodes(12, 900, "train"))
     names: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     for episode in more:

@@ -17,19 +17,20 @@ COVERED = frozenset({"health", "weather"})
 
 
 def change_flight(desk: Desk) -> Utterance:
-    """Move a one-way trip of one flight to another day."""
+    """Move a trip to another day, or one leg of a round trip; what is kept keeps its price."""
     found = _live_reservation(desk)
-    reservation_id = found["reservation_id"]
     if found["cabin"] == "basic_economy":
-        return desk.say("refuse_basic_change", reservation_id=reservation_id)
+        return desk.say("refuse_basic_change", reservation_id=found["reservation_id"])
+    at = 1 if desk.slots.get("leg") == "return" else 0
+    old = found["flights"][at]
     day = records.date(desk, "ask_new_date")
-    trip = {"origin": found["origin"], "destination": found["destination"], "date": day}
+    trip = {"origin": old["origin"], "destination": old["destination"], "date": day}
     n_passengers = len(found["passengers"])
-    flight = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")[0]
-    old = [segment["price"] for segment in found["flights"]]
-    price = flight["prices"][found["cabin"]]
-    difference = _difference(desk, [price], old, n_passengers)
-    segments = [{"flight_number": flight["flight_number"], "date": flight["date"]}]
+    new = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")[0]
+    price = new["prices"][found["cabin"]]
+    difference = _difference(desk, [price], [old["price"]], n_passengers)
+    flights = [*found["flights"][:at], new, *found["flights"][at + 1 :]]
+    segments = [{"flight_number": f["flight_number"], "date": f["date"]} for f in flights]
     return _update_flights(
         desk, found, found["cabin"], segments, difference, "confirm_flights",
         flights=wording.trip(segments),
@@ -249,6 +250,7 @@ def _is_named(passenger: Json, old: Json) -> bool:
 TASKS: Mapping[str, Callable[[Desk], Utterance]] = {
     "change_date": change_flight,
     "change_open": change_flight,
+    "change_leg": change_flight,
     "upgrade": change_cabin,
     "add_bags": add_bags,
     "add_bags_open": add_bags,

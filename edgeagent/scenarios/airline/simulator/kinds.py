@@ -15,7 +15,8 @@ WEIGHTS: Mapping[str, float] = {
     "search": 8, "search_cheapest": 3, "search_earliest": 3,
     "search_unserved": 2, "price_people": 2,
     "book": 15,
-    "change_date": 5, "change_open": 3, "upgrade": 5, "add_bags": 4, "add_bags_open": 2,
+    "change_date": 5, "change_open": 3, "change_leg": 3, "upgrade": 5,
+    "add_bags": 4, "add_bags_open": 2,
     "passenger": 5, "cancel": 11, "compensation_cancelled": 4, "compensation_delayed": 1.5,
     "refuse_insurance": 1.2, "refuse_remove_bags": 1.2, "refuse_count": 1.2, "refuse_route": 1.2,
     "refuse_discount": 1.2,
@@ -37,7 +38,7 @@ ENDING = ("handoff", "scope_")
 """Kinds that end a conversation, so nothing is wished after them."""
 
 BAG_KINDS = ("add_bags", "add_bags_open")
-FLIGHT_KINDS = ("change_date", "change_open", "upgrade")
+FLIGHT_KINDS = ("change_date", "change_open", "change_leg", "upgrade")
 ELSEWHERE = (
     "Paris", "London", "Tokyo", "Berlin", "Rome", "Toronto", "Mexico City", "Honolulu", "Sydney",
     "Hanoi", "Madrid", "Dubai", "Cairo", "Seoul", "Lisbon", "Vienna", "Oslo", "Mumbai", "Lima",

@@ -268,23 +268,54 @@ def _change(draw: Draw, kind: str) -> dict[str, Json] | None:
     )
     if found is None:
         return None
-    days = sorted(
-        {
-            day
-            for flight in draw.world.flights.values()
-            if (flight["origin"], flight["destination"]) == (found["origin"], found["destination"])
-            for day, facts in flight["dates"].items()
-            if facts["status"] == "available"
-            and facts["available_seats"][found["cabin"]] >= len(found["passengers"])
-        }
-        - {found["flights"][0]["date"]}
-    )
+    days = _open_days(draw, found["flights"][0], found)
     if not days:
         return None
     facts = {**_of(draw, found), "date": draw.rng.choice(days)}
     if kind == "change_date":
         facts["in_opening"] = ("date",)
     return facts
+
+
+def _leg(draw: Draw, _kind: str) -> dict[str, Json] | None:
+    """Draw a round trip of two flights and another day for one of them."""
+    found = draw.own(
+        lambda r, statuses: (
+            statuses == ["available", "available"]
+            and r["flight_type"] == "round_trip"
+            and r["cabin"] != "basic_economy"
+        )
+    )
+    if found is None:
+        return None
+    at = draw.rng.randrange(2)
+    segment, other = found["flights"][at], found["flights"][1 - at]
+    days = [
+        day
+        for day in _open_days(draw, segment, found)
+        # A day apart from the other flight, so that neither leaves before the other lands.
+        if abs(int(day[-2:]) - int(other["date"][-2:])) > 1 and (day > other["date"]) == bool(at)
+    ]
+    if not days:
+        return None
+    leg = ("outbound", "return")[at]
+    return {**_of(draw, found), "leg": leg, "date": draw.rng.choice(days), "in_opening": _LEG}
+
+
+_LEG = ("leg", "date")
+
+
+def _open_days(draw: Draw, segment: Json, reservation: Json) -> list[str]:
+    """Return the other days on which the route has a flight with seats for everyone."""
+    days = {
+        day
+        for flight in draw.world.flights.values()
+        if all(flight[end] == segment[end] for end in ("origin", "destination"))
+        for day, facts in flight["dates"].items()
+        if facts["status"] == "available"
+        and facts["available_seats"][reservation["cabin"]] >= len(reservation["passengers"])
+    }
+    return sorted(days - {segment["date"]})
 
 
 def _upgrade(draw: Draw, _kind: str) -> dict[str, Json] | None:
@@ -435,6 +466,7 @@ _MAKERS: Mapping[str, Callable[[Draw, str], dict[str, Json] | None]] = {
     "price": _party,
     "book": _booking,
     "change": _change,
+    "change_leg": _leg,
     "upgrade": _upgrade,
     "add": _bags,
     "passenger": _passenger,
