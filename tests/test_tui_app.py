@@ -13,10 +13,13 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from edgeagent.events import (
+    ApprovalGiven,
+    ApprovalNeeded,
     ContextTrimmed,
     Decision,
     Event,
     Prefilled,
+    Question,
     StepStarted,
     Stop,
     Tier,
@@ -24,6 +27,7 @@ from edgeagent.events import (
     TurnStarted,
 )
 from edgeagent.link import LinkState
+from edgeagent.messages import Call
 from edgeagent.tui.app import EdgeAgentApp
 from edgeagent.tui.approval import Ask
 from edgeagent.tui.blocks import Line, Said
@@ -640,3 +644,27 @@ async def test_the_palette_offers_every_command() -> None:
         wanted = {"New session", "Sessions", "Switch model", "Switch scenario", "Theme"}
         wanted |= {"Copy last reply", "Toggle offline", "Help", "Export session"}
         assert wanted <= titles
+
+
+async def test_a_question_about_leaving_says_why_and_what_is_sent() -> None:
+    decisions: list[Decision] = []
+
+    def defers(text: str, cancel: threading.Event, approve: Approve) -> Iterator[Event]:
+        yield TurnStarted(text)
+        wish = Call("call_d", "defer_to_larger_model", {"reason": "three rules at once"})
+        needed = ApprovalNeeded(wish, Question.DEFER, "2 messages, 9 kB, to big at desk.example")
+        yield needed
+        decisions.append(approve(needed))
+        yield ApprovalGiven("call_d", Question.DEFER, decisions[-1])
+        yield from said("Done.", Tier.REMOTE)
+
+    async with stage(defers) as at:
+        await at.send("Refund it")
+        await at.until(lambda: any(ask.is_armed for ask in at.app.query(Ask)))
+        assert at.shows("Send this conversation to the larger model?")
+        assert at.shows("three rules at once")
+        assert at.shows("9 kB, to big at desk.example")
+        await at.pilot.press("A")
+        await at.ready()
+        assert decisions == [Decision.ALWAYS]
+        assert list(at.app.query(Said))[-1].has_class("-remote")

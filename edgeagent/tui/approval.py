@@ -116,9 +116,10 @@ class Ask(Widget, can_focus=True):
             outcome = Content.styled(OUTCOMES[self.decision], self.get_visual_style("ask--outcome"))
             return Content("· ").append(outcome).append(f": {literal(call.name)}")
         title = Content.styled(TITLES[self.needed.question], self.get_visual_style("ask--title"))
-        lines = [title, Content(literal(clipped(self.needed.detail, VALUE_CHARACTERS * 4)))]
-        if self.needed.question is Question.WRITE:
-            lines += [Content(""), *self._rows()]
+        lines = [title]
+        if not self.needed.detail.startswith(call.name):  # else it only repeats the rows
+            lines.append(Content(literal(clipped(self.needed.detail, VALUE_CHARACTERS * 4))))
+        lines += [Content(""), *self._rows()]
         if self.slot is not None:
             lines += [Content(""), self._keys()]
         return Content("\n").join(lines)

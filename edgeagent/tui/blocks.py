@@ -83,7 +83,7 @@ class Line(Widget):
     """How it went, in a word or two at the end of the line."""
     detail = reactive("", layout=True)
     """Shown when open; empty means that there is nothing to open."""
-    is_open = reactive(False, layout=True, toggle_class="-open")
+    is_open = reactive(False, layout=True)
     is_bad = reactive(False, toggle_class="-bad")
 
     def __init__(
@@ -128,15 +128,14 @@ class Line(Widget):
         return begun.append(Content("\n" + _INDENT).join(lines))
 
     def _drawn(self) -> Content:
-        parts = []
-        if self.lead:
-            lead = Content.styled(literal(self.lead), self.get_visual_style("line--name"))
-            parts += [lead, Content("  ")]
-        parts.append(Content(literal(self.text)))
-        if self.state:
-            state = Content.styled(literal(self.state), self.get_visual_style("line--state"))
-            parts += [Content("  "), state]
+        parts = [
+            Content.styled(literal(self.lead), self.get_visual_style("line--name")),
+            Content(literal(self.text)),
+            Content.styled(literal(self.state), self.get_visual_style("line--state")),
+        ]
+        drawn = Content("  ").join(part for part in parts if part)
         if self.is_open:
             text = literal(clipped(self.detail, DETAIL_CHARACTERS))
-            parts += [Content("\n"), Content.styled(text, self.get_visual_style("line--detail"))]
-        return Content("").join(parts)
+            detail = Content.styled(text, self.get_visual_style("line--detail"))
+            drawn = drawn.append("\n").append(detail)
+        return drawn

@@ -43,6 +43,8 @@ from edgeagent.tui.transcript import Transcript
 N_HISTORY = 400
 """Stored events that are shown; about half of them make a block."""
 ARGUMENTS_WIDTH = 72
+REASON_CHARACTERS = 240
+"""A longer reason for deferring is shown when its line is opened."""
 OUTBOX = "outbox"
 _NAME = re.compile(r'"name"\s*:\s*"(\w+)"')
 
@@ -164,7 +166,7 @@ class Narration:
         line.is_bad = event.is_error
         line.code = pretty(event.content)
         line.detail += f"\n\nresult\n{line.code}"
-        outcome = f"failed: {one_line(reason(event.content), 60)}" if event.is_error else "ok"
+        outcome = f"failed: {one_line(reason(event.content), 160)}" if event.is_error else "ok"
         line.state = f"{outcome}  {milliseconds(event.ms)}"
 
     def _stream(self, text: str) -> None:
@@ -202,8 +204,7 @@ class Narration:
             text = (f"a larger model was wanted ({event.cause}): answered here, "
                     "no changes possible in this turn, kept in the outbox")  # fmt: skip
         line = Line(kind, text, detail=f"because: {event.reason}")
-        line.set_reactive(Line.is_open, True)
-        line.add_class("-open")
+        line.set_reactive(Line.is_open, len(event.reason) <= REASON_CHARACTERS)
         self._transcript.add(line)
 
     def _trimmed(self, n_turns: int) -> None:

@@ -101,7 +101,7 @@ class StatusLine(Horizontal):
         self._say("speed", f"{status.tokens_per_s:.0f} tok/s" if status.tokens_per_s else "")
         self._say("tier", f"last reply {status.tier.value}" if status.tier else "")
         self._say("link", f"{LINK_SIGNS[status.link]} {status.link.value}")
-        self._say("reason", status.reason)
+        self._say("reason", status.reason.removeprefix(f"{status.link}: "))
         for state in LinkState:
             self.set_class(status.link is state, f"-{state.value}")
 
