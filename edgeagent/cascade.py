@@ -300,6 +300,7 @@ class _Turn:
                 if rule.on_defer is not None and draft.verdict and draft.verdict.deferred:
                     sure = f"the local model would hand over (p={draft.verdict.probability:.2f})"
                     yield self._gone_offline(sure, cause)
+                    return replace(draft, offered=rule.on_defer)
                 return draft
 
     def _rule(self, cause: str) -> StepRule:

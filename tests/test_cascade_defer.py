@@ -32,7 +32,7 @@ from edgeagent.events import (
     TurnEnded,
 )
 from edgeagent.link import Link, LinkState
-from edgeagent.messages import DEFER, RESPOND, THINK, TRANSFER, Call
+from edgeagent.messages import DEFER, RESPOND, THINK, TRANSFER, Call, Verdict
 from edgeagent.remote import Remote
 from tests import loopback
 from tests.loopback import Loopback
@@ -155,13 +155,16 @@ def test_out_of_reach_the_answer_is_local_marked_and_harmless() -> None:
     assert DEFER not in str(turns.conversation), "the deferral was never decoded"
 
 
-def test_a_write_on_a_turn_that_the_model_did_not_trust_itself_with_is_not_done() -> None:
+@pytest.mark.parametrize("n_harmless", [0, 1])
+def test_a_write_on_a_turn_that_the_model_did_not_trust_itself_with_is_not_done(
+    n_harmless: int,
+) -> None:
     """The rule masks it; a local tier that ignores the rule is stopped all the same."""
     desk = Desk()
-    turns = Turns(
-        Scripted(defer(call(THINK, thought="hm")), call("book", flight="a"), reply("no")),
-        agent(desk),
-    )
+    hard = Verdict(True, 0.9, "greedy")
+    write = done(Call("call_1", "book", {"flight": "a"}), verdict=hard)
+    first = [defer(call(THINK, thought="hm"))] * n_harmless
+    turns = Turns(Scripted(*first, write, reply("no")), agent(desk))
     events = turns.turn(HARD)
     assert desk.did == []
     assert "not available" in result_of(events, "book").content
