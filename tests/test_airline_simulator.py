@@ -210,6 +210,8 @@ def test_what_the_expert_asks_is_what_the_customer_hears() -> None:
         "ask_exact_date": [Ask.DATE],
         "ask_new_date": [Ask.DATE],
         "ask_flight_type": [Ask.FLIGHT_TYPE],
+        "ask_flight_type_and_cabin": [Ask.FLIGHT_TYPE, Ask.CABIN],
+        "ask_bags_and_insurance": [Ask.BAGS, Ask.INSURANCE],
         "ask_return_date": [Ask.RETURN_DATE],
         "ask_cabin": [Ask.CABIN],
         "ask_passengers": [Ask.PASSENGERS],

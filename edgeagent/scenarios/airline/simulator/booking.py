@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgeagent.messages import Json
-from edgeagent.scenarios.airline.simulator import records, spoken, wording
+from edgeagent.scenarios.airline.simulator import records, wording
 from edgeagent.scenarios.airline.simulator.desk import Desk, TaskOver, ToolRefused
 from edgeagent.scenarios.airline.simulator.goals import Utterance
 from edgeagent.scenarios.airline.world import BAG_FEE, INSURANCE_FEE, free_bags
@@ -48,6 +48,8 @@ def book(desk: Desk) -> Utterance:
     """Book a trip for a customer, from the first question to the reservation id."""
     user = records.user(desk)
     trip = records.route_and_date(desk)
+    if "flight_type" not in desk.slots and "cabin" not in desk.slots:
+        desk.ask("flight_type", "ask_flight_type_and_cabin")
     flight_type = desk.ask("flight_type", "ask_flight_type")
     return_date = desk.ask("return_date", "ask_return_date") if flight_type == "round_trip" else ""
     cabin = desk.ask("cabin", "ask_cabin")
@@ -57,6 +59,8 @@ def book(desk: Desk) -> Utterance:
     if return_date:
         back = {"origin": trip["destination"], "destination": trip["origin"], "date": return_date}
         flights += choose(desk, back, cabin, n_seats, "offer_return")
+    if "bags" not in desk.slots and "insurance" not in desk.slots:
+        desk.ask("bags", "ask_bags_and_insurance")
     desk.ask("bags", "ask_bags")
     desk.ask("insurance", "ask_insurance")
     payment = desk.ask("payment", "ask_payment", ways=wording.ways(user))
@@ -131,7 +135,7 @@ def _pay(desk: Desk, user: Json, basket: Basket) -> Json | None:
     total = int(expression) if expression.isdigit() else desk.calculate(expression)
     while True:
         paid = _split(desk, user, desk.slots["payment"], total)
-        if not desk.confirm("confirm_booking", **_told(basket, total, paid)):
+        if not desk.confirm("confirm_booking", **_told(desk.slots["user_id"], basket, total, paid)):
             return None
         try:
             booked = desk.use("book_reservation", **_arguments(desk, basket, paid))
@@ -164,16 +168,22 @@ def _split(desk: Desk, user: Json, payment: Json, total: int) -> list[Json]:
     ]
 
 
-def _told(basket: Basket, total: int, paid: list[Json]) -> dict[str, object]:
+def _told(user_id: str, basket: Basket, total: int, paid: list[Json]) -> dict[str, object]:
+    """Return everything that the call will hold, so that the customer agrees to all of it."""
+    parts = wording.payments(paid)
     return {
+        "user_id": user_id,
+        "origin": basket.trip["origin"],
+        "destination": basket.trip["destination"],
         "flight_type": wording.flight_type(basket.flight_type),
         "cabin": wording.cabin(basket.cabin),
         "flights": wording.trip(basket.flights),
-        "passengers": wording.people(basket.passengers),
+        "passengers": wording.people_and_births(basket.passengers),
         "bags": basket.n_bags,
+        "paid_bags": basket.n_paid_bags,
         "insurance": basket.insurance,
         "total": total,
-        "payment": spoken.join_words(part["payment_id"] for part in paid),
+        "payment": f"({parts})" if len(paid) > 1 else f"with {paid[0]['payment_id']}",
     }
 
 

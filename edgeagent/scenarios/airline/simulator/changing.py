@@ -33,7 +33,7 @@ def change_flight(desk: Desk) -> Utterance:
     segments = [{"flight_number": f["flight_number"], "date": f["date"]} for f in flights]
     return _update_flights(
         desk, found, found["cabin"], segments, difference, "confirm_flights",
-        flights=wording.trip(segments),
+        flights=wording.trip(segments), cabin=wording.cabin(found["cabin"]),
     )  # fmt: skip
 
 
@@ -56,8 +56,9 @@ def change_cabin(desk: Desk) -> Utterance:
     difference = _difference(desk, prices, old, len(found["passengers"]))
     segments = [{"flight_number": s["flight_number"], "date": s["date"]} for s in found["flights"]]
     return _update_flights(
-        desk, found, cabin, segments, difference, "confirm_cabin", cabin=wording.cabin(cabin)
-    )
+        desk, found, cabin, segments, difference, "confirm_cabin",
+        flights=wording.trip(segments), cabin=wording.cabin(cabin),
+    )  # fmt: skip
 
 
 def add_bags(desk: Desk) -> Utterance:
@@ -106,7 +107,8 @@ def change_passenger(desk: Desk) -> Utterance:
     ]
     reservation_id = found["reservation_id"]
     names = wording.people(passengers)
-    if not desk.confirm("confirm_passengers", reservation_id=reservation_id, passengers=names):
+    told = {"reservation_id": reservation_id, "passengers": wording.people_and_births(passengers)}
+    if not desk.confirm("confirm_passengers", **told):
         return desk.say("nothing_done")
     changed = desk.use(
         "update_reservation_passengers", reservation_id=reservation_id, passengers=passengers
@@ -168,7 +170,7 @@ def compensate(desk: Desk) -> Utterance:
     if not is_entitled:
         return desk.say("refuse_compensation", cabin=cabin)
     amount = desk.calculate(f"{CANCELLED_COMPENSATION} * {len(found['passengers'])}")
-    if not desk.confirm("offer_certificate", amount=amount):
+    if not desk.confirm("offer_certificate", amount=amount, user_id=desk.slots["user_id"]):
         return desk.say("nothing_done")
     sent = desk.use("send_certificate", user_id=desk.slots["user_id"], amount=amount)
     return desk.say("certificate_sent", **sent)

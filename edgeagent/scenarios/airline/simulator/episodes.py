@@ -31,7 +31,7 @@ N_USERS = {"train": 40, "held_out": 160}
 """One name in eight is reserved for evaluation, so its worlds need more people."""
 
 HARD_TURNS: tuple[HardTurns, ...] = ("end", "larger", "offline")
-HARD_WEIGHTS = (50, 20, 30)
+HARD_WEIGHTS = (56, 16, 28)
 
 
 @dataclass(frozen=True, slots=True)

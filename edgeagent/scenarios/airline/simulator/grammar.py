@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TypeAlias
 
-HELD_OUT_SHARE = 0.6
+HELD_OUT_SHARE = 0.4
 """How often a held-out speaker uses reserved wording where a rule has some."""
 
 _TOKEN = re.compile(r"<[a-z_.0-9]+>|\{[a-z_]+\}|[()|]|[^<>{}()|]+")

@@ -14,7 +14,7 @@ WEIGHTS: Mapping[str, float] = {
     "profile_passengers": 1, "profile_dob": 1,
     "search": 8, "search_cheapest": 3, "search_earliest": 3,
     "search_unserved": 2, "price_people": 2,
-    "book": 15,
+    "book": 12,
     "change_date": 5, "change_open": 3, "change_leg": 3, "upgrade": 5,
     "add_bags": 4, "add_bags_open": 2,
     "passenger": 5, "cancel": 11, "compensation_cancelled": 4, "compensation_delayed": 1.5,
@@ -30,7 +30,8 @@ WEIGHTS: Mapping[str, float] = {
     "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
     "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
     "faq_certificates": 0.7, "faq_cancel_rules": 0.7, "faq_airports": 0.7, "faq_airport_code": 1.2,
-    "defer_refund": 4, "defer_total": 2, "defer_many": 2.5, "defer_plan": 2, "defer_ambiguous": 2,
+    "defer_refund": 5, "defer_total": 2.5, "defer_many": 3.5, "defer_plan": 2.5,
+    "defer_ambiguous": 2.5,
 }  # fmt: skip
 """How often each kind of wish is drawn."""
 

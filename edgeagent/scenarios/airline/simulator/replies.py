@@ -54,6 +54,12 @@ REPLIES: dict[str, str] = {
     "ask_new_date": "To which date would you like to move the flight?",
     "ask_flight_type": "Is it one way or round trip?",
     "ask_return_date": "What is the return date?",
+    "ask_flight_type_and_cabin": (
+        "Is it one way or round trip, and in which cabin: basic economy, economy or business?"
+    ),
+    "ask_bags_and_insurance": (
+        "How many checked bags would you like, and travel insurance for $30 per passenger?"
+    ),
     "ask_cabin": "Which cabin would you like: basic economy, economy or business?",
     "ask_passengers": (
         "Who are the passengers? I need first name, last name and date of birth of each."
@@ -110,18 +116,19 @@ REPLIES: dict[str, str] = {
     "airport_code": "The airport code of {city} is {code}.",
     # Booking and changing
     "confirm_booking": (
-        "I will book {flight_type} in {cabin}: {flights}, for {passengers}, bags: {bags}, "
-        "insurance: {insurance}, ${total} with {payment}. Shall I go ahead (yes/no)?"
+        "For {user_id}: {flight_type} from {origin} to {destination} in {cabin}, {flights}, "
+        "passengers {passengers}, bags {bags}, paid bags {paid_bags}, insurance {insurance}, "
+        "${total} {payment}. Shall I book it (yes/no)?"
     ),
     "booked": "Your booking is done. The reservation ID is {reservation_id}.",
     "payment_refused": "The payment did not work: {error}. How else would you like to pay?",
     "confirm_flights": (
-        "I will change {reservation_id} to {flights}. The {direction} is ${amount} with {payment}. "
-        "Shall I go ahead (yes/no)?"
+        "I will change {reservation_id} to {flights} in {cabin}. "
+        "The {direction} is ${amount} with {payment}. Shall I go ahead (yes/no)?"
     ),
     "confirm_cabin": (
-        "I will change {reservation_id} to {cabin}. The {direction} is ${amount} with {payment}. "
-        "Shall I go ahead (yes/no)?"
+        "I will change {reservation_id} to {cabin}: {flights}. "
+        "The {direction} is ${amount} with {payment}. Shall I go ahead (yes/no)?"
     ),
     "changed": "Reservation {reservation_id} is changed.",
     "no_seats": "I cannot offer {cabin} on {reservation_id}, there are no seats.",
@@ -141,7 +148,7 @@ REPLIES: dict[str, str] = {
     ),
     "already_cancelled": "Reservation {reservation_id} is cancelled already.",
     "offer_certificate": (
-        "I am sorry for the trouble. I can send you a certificate of ${amount}. "
+        "I am sorry for the trouble. I can send a certificate of ${amount} to {user_id}. "
         "Would you like me to do that (yes/no)?"
     ),
     "certificate_sent": "I sent you certificate {certificate_id} of ${amount}.",

@@ -14,7 +14,7 @@ _RULES: tuple[tuple[Ask, str], ...] = (
     (Ask.HUMAN_OR_FACTS, r"human agent.*\?|details or .*(person|human|agent)"),
     (
         Ask.CONFIRM,
-        r"yes/no|yes or no|\bshall i\b|should i (go|proceed|book|cancel|make)|do you confirm"
+        r"\(yes/no\)|yes or no|\bshall i\b|should i (go|proceed|book|cancel|make)|do you confirm"
         r"|please confirm|would you like (me to|it|this certificate|to proceed)|do you want me to"
         r"|\(yes\)|to proceed\?|go ahead\?|is (this|that) correct",
     ),
@@ -30,8 +30,8 @@ _RULES: tuple[tuple[Ask, str], ...] = (
     ),
     (Ask.FLIGHT, r"which (flight|option)|flight (do|would) you (like|prefer|want|take)"),
     (Ask.PAYMENT, r"payment|\bpay\b|which (card|method)|refund method"),
-    (Ask.INSURANCE, r"insurance"),
     (Ask.BAGS, r"\bbags?\b|baggage|luggage|suitcase"),
+    (Ask.INSURANCE, r"insurance"),
     (Ask.PASSENGERS, r"passengers?\b|who (is|will be) (flying|travel)|travell?ers?\b"),
     (Ask.ROUTE, r"from (which city|where) to|origin and (the )?destination|which route"),
     (

@@ -39,6 +39,11 @@ def people(passengers: Iterable[Json]) -> str:
     return join_words(f"{p['first_name']} {p['last_name']}" for p in passengers)
 
 
+def people_and_births(passengers: Iterable[Json]) -> str:
+    """Return full names with dates of birth."""
+    return join_words(f"{p['first_name']} {p['last_name']} ({p['dob']})" for p in passengers)
+
+
 def payments(history: Iterable[Json]) -> str:
     """Return amounts with the methods that paid them."""
     return join_words(f"${p['amount']} with {p['payment_id']}" for p in history)
