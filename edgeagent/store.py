@@ -6,6 +6,7 @@ logging lets one write while others read, and a busy writer is waited for.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeagent import ledger
 from edgeagent.errors import StoreError, UsageError
 from edgeagent.events import (
     TRANSIENT,
@@ -140,6 +142,11 @@ class Store:
             )
         return session_id
 
+    def use_model(self, session_id: str, model: str) -> None:
+        """Note the model that the session goes on with."""
+        with self._transaction() as db:
+            db.execute("UPDATE sessions SET model = ? WHERE id = ?", (model, session_id))
+
     def append(self, session_id: str, event: Event) -> int:
         """Store the event as the session's next one and return its `seq`."""
         assert not isinstance(event, TRANSIENT), "progress is shown, not stored"
@@ -201,7 +208,7 @@ class Store:
         return next((row for row in self.sessions() if row.n_turns), None)
 
     def export(self, session_id: str) -> dict[str, Any]:
-        """Return everything that is stored of the session, ready for `json.dumps`."""
+        """Return all that is stored of the session and what its steps cost, for `json.dumps`."""
         row = self.session(session_id)
         events = self._rows(
             "SELECT seq, at, body FROM events WHERE session_id = ? ORDER BY seq", row.id
@@ -213,6 +220,7 @@ class Store:
             "created_at": row.created_at,
             "title": row.title,
             "events": [{"seq": seq, "at": at, **json.loads(body)} for seq, at, body in events],
+            "ledger": [dataclasses.asdict(step) for step in ledger.rows(self.events(row.id))],
         }
 
     def fork(self, session_id: str, before_seq: int) -> str:

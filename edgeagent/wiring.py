@@ -5,6 +5,7 @@ The one place that knows which class stands behind each part. Reads no environme
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,13 +53,14 @@ def open_session(
         ConfigError: the model is a server's address and `--offline` forbids it.
         StoreError: the session is open elsewhere or cannot be read.
     """
-    local, threshold = _local_tier(config)
-    store = open_store()
-    try:
+    with ExitStack() as stack:
+        stack.callback(scenario.backend.close)
+        local, threshold = _local_tier(config)
+        store = open_store()
+        stack.callback(store.close)
         session_id = resume or store.create_session(scenario_ref, config.model.name)
-    except BaseException:
-        store.close()
-        raise
+        store.use_model(session_id, config.model.name)
+        stack.pop_all()  # the session closes them from here on, whatever happens
     return Session(
         store,
         session_id,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from edgeagent import no_internet, paths
 from edgeagent.__main__ import VERBS
 from edgeagent.events import Answered, Deferred, Stats, Stop, Tier, TurnEnded, TurnStarted
 from edgeagent.store import Store
+from tests.tiny_gguf import write_tiny
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("llama_cpp", "llguidance", "textual", "numpy", "openai", "pydantic", "jinja2", "sqlite3")
@@ -218,6 +223,42 @@ def test_verbs_and_options_complete(
 def test_the_version_is_printed() -> None:
     assert edgeagent("--version").stdout.startswith("edgeagent ")
     assert edgeagent("-v").returncode == 0
+
+
+def has_ended_turn() -> bool:
+    with closing(Store(paths.data_dir() / "sessions.db")) as store:
+        rows = store.sessions()
+        return any(isinstance(e, TurnEnded) for row in rows for e in store.events(row.id))
+
+
+def test_alone_it_opens_the_app_and_leaves_the_way_back(tmp_path: Path) -> None:
+    """The real app on a pseudo-terminal: a message, a reply, ctrl+q."""
+    model = write_tiny(tmp_path / "tiny.gguf")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {
+            "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "EDGEAGENT_MODEL__MAX_TOKENS": "24",
+            "EDGEAGENT_LIMITS__MAX_STEPS": "2", "EDGEAGENT_MODEL__N_THREADS": "1",
+        }  # fmt: skip
+        options = ["-m", str(model), "--scenario", "orders", "--offline"]
+        os.execv(sys.executable, [sys.executable, "-m", "edgeagent", *options])
+    screen = b""
+
+    def watch_until(is_there: Callable[[], bool]) -> None:
+        nonlocal screen
+        deadline = time.monotonic() + 120
+        while not is_there():
+            assert time.monotonic() < deadline, screen[-2000:]
+            if select.select([terminal], [], [], 0.1)[0]:
+                screen += os.read(terminal, 65536)
+
+    watch_until(lambda: b"Write as the customer" in screen)
+    os.write(terminal, b"hello\r")
+    watch_until(has_ended_turn)
+    os.write(terminal, b"\x11")
+    watch_until(lambda: b"Go on with: edgeagent --resume " in screen)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(terminal)
 
 
 CRASH = """

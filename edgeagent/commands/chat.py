@@ -84,7 +84,10 @@ def _opener(settings: Config) -> Callable[[Choice], Session]:
 
 
 def _models() -> Sequence[Option]:
-    return [Option(row.name, (row.name, row.quant, row.title)) for row in catalog.listing()]
+    return [
+        Option(row.name, (row.name, row.quant, row.title if row.path else f"fetch: {row.fetch}"))
+        for row in catalog.listing()
+    ]
 
 
 def _scenarios() -> Sequence[Option]:
@@ -99,10 +102,10 @@ def _sessions() -> Sequence[Option]:
             row.id,
             (
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(row.used_at)),
+                row.title,
+                "1 turn" if row.n_turns == 1 else f"{row.n_turns} turns",
                 Path(row.scenario).name,
                 row.model,
-                "1 turn" if row.n_turns == 1 else f"{row.n_turns} turns",
-                row.title,
             ),
             row.scenario,
         )

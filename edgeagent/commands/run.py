@@ -32,7 +32,6 @@ from edgeagent.events import (
     Question,
     RemoteFailed,
     Stop,
-    TextSaid,
     ToolCalled,
     ToolReturned,
     TurnEnded,
@@ -84,7 +83,7 @@ def command(
     chosen = opening.choose(model, scenario, is_continued, resume, flags)
     with closing(opening.open_session(chosen)) as session:
         for event in session.recover():
-            show(event)
+            _note_mended(event)
         session.start()
         interrupt = Interrupt()
         approve = approver(allow_writes)
@@ -210,7 +209,20 @@ def show(event: Event) -> None:
             _note(f"the turn ended early: {stop.value}")
         case TurnFailed(error):
             _note(f"edgeagent: {error}")
-        case TextSaid() | _:
+        case _:
+            pass
+
+
+def _note_mended(event: Event) -> None:
+    """Tell on stderr what an interrupted turn came to; stdout is for the turns asked for."""
+    match event:
+        case Answered(text):
+            _note(f"the interrupted turn was answered: {text}")
+        case ToolReturned(_, name, content) if name != RESPOND:
+            _note(f"the interrupted {name} gave {content}")
+        case TurnFailed(error):
+            _note(error)
+        case _:
             pass
 
 

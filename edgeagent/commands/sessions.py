@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from edgeagent import wiring
+from edgeagent import ledger, wiring
 from edgeagent.commands.terminal import plain
 from edgeagent.errors import UsageError
 from edgeagent.events import (
@@ -18,6 +18,7 @@ from edgeagent.events import (
     Deferred,
     Event,
     RemoteFailed,
+    Tier,
     ToolCalled,
     ToolReturned,
     TurnEnded,
@@ -62,6 +63,7 @@ def show(session: str, as_json: bool) -> None:
     for event in events:
         if line := _line(event):
             click.echo(plain(line))
+    click.echo(f"\n{_account(ledger.rows(events))}")
 
 
 @command.command("export")
@@ -80,6 +82,18 @@ def export(session: str, output: Path | None, as_json: bool) -> None:
     except OSError as exc:
         raise UsageError(f"cannot write the session to {output}: {exc.strerror}") from exc
     click.echo(f"wrote {output}", err=True)
+
+
+def _account(steps: list[ledger.Row]) -> str:
+    """Return what the session cost, in a line."""
+    n_remote = sum(step.tier is Tier.REMOTE for step in steps)
+    sent = sum(step.usage.bytes_sent for step in steps)
+    cost = sum(step.usage.cost_usd for step in steps)
+    seconds = sum(step.ms for step in steps) / 1000
+    return (
+        f"{len(steps)} steps in {seconds:.1f} s, {n_remote} of them by the larger model: "
+        f"{sent} bytes sent, {cost:.4f} US dollars"
+    )
 
 
 def _line(event: Event) -> str:
