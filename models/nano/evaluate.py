@@ -55,7 +55,8 @@ def load(path: Path) -> Nano:
     state = torch.load(path, map_location="cpu", weights_only=True)
     model = Nano(Shape(**state["shape"]))
     model.load_state_dict(state["model"])
-    return model.eval()
+    model.eval()
+    return model
 
 
 def steps(model: Nano, encoder: Any, dialogues: Iterable[Dialogue], n_max: int) -> Iterator[Step]:

@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(weights), {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # no closure: the loss is already backward
+    def step(self) -> None:
         """Take one step with the gradients at hand."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)

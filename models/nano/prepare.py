@@ -27,15 +27,24 @@ from models.nano.windows import COPY, windows
 WORK = Path(__file__).parent / "work"
 
 
-def schema_guided(folder: Path, development: Path | None, rng: Random) -> Iterator[Dialogue]:
-    """Yield SGD dialogues that may be trained on, varied; every fourth keeps its own values."""
+def schema_guided(
+    folder: Path, development: Path | None, rng: Random, services: str = ""
+) -> Iterator[Dialogue]:
+    """Yield SGD dialogues that may be trained on, varied; every fourth keeps its own values.
+
+    `services` is the beginning of a service's name that a dialogue must have; empty takes all.
+    """
     recorded = list(sgd.read(folder))
     conversations = sgd.tft_conversations(development) if development else []
     reasons = sgd.held_out(recorded, conversations)
     print(f"sgd: {len(recorded)} dialogues, held out: {dict(Counter(reasons.values()))}")
     tools = {split: sgd.schemas(folder, split) for split in ("train", "dev", "test")}
     others = [tool for services in tools["train"].values() for tool in services]
-    free = [item for item in recorded if item.key not in reasons]
+    free = [
+        item
+        for item in recorded
+        if item.key not in reasons and any(name.startswith(services) for name in item.services)
+    ]
     vocabulary = _vocabulary(free)
     requests = [turn[1] for item in free for turn in item.turns[:1]]
     for item in rng.sample(free, len(free)):
@@ -71,19 +80,15 @@ def write(name: str, dialogues: Iterable[Dialogue], folder: Path, n_max: int, se
             flags.append(np.array(window.flags, np.uint8))
             total += len(window.ids)
             ends.append(total)
-    shard = {
-        "ids": np.concatenate(ids),
-        "flags": np.concatenate(flags),
-        "ends": np.array(ends, np.int64),
-    }
+    all_flags = np.concatenate(flags)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.npz"
-    np.savez(partial, **shard)
+    np.savez(partial, ids=np.concatenate(ids), flags=all_flags, ends=np.array(ends, np.int64))
     os.replace(partial, folder / f"{name}.npz")
-    learnt = shard["flags"] > 1
+    in_calls = (all_flags > 1).mean()
     print(
-        f"{name}: {len(ends)} windows, {total / 1e6:.2f} M tokens, {learnt.mean():.0%} in calls,"
-        f" {(shard['flags'] & COPY > 0).mean():.1%} copied, {time.monotonic() - began:.0f} s"
+        f"{name}: {len(ends)} windows, {total / 1e6:.2f} M tokens, {in_calls:.0%} in calls,"
+        f" {(all_flags & COPY > 0).mean():.1%} copied, {time.monotonic() - began:.0f} s"
     )
 
 
@@ -111,6 +116,9 @@ def main() -> None:
     if options.sgd:
         dialogues = schema_guided(options.sgd, options.held_out, Random(seed))
         write("sgd", dialogues, folder, options.tokens, seed)
+        # The restaurants scenario ships with the package, so its domain has a shard of its own.
+        own = schema_guided(options.sgd, options.held_out, Random(seed + 1), "Restaurants")
+        write("restaurants", own, folder, options.tokens, seed + 1)
 
 
 if __name__ == "__main__":
