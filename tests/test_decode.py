@@ -40,6 +40,12 @@ class Bench:
             self.context, self.grammars, HERMES, store, lambda: self.is_cancelled
         )
 
+    def n_shortest(self, offered: frozenset[str]) -> int:
+        """Tokens of the shortest call that either verdict leads to."""
+        ways = [offered - {DEFER} or offered, offered & {DEFER}]
+        openings = [self.grammars.opening(names) for names in ways if names]
+        return max(len(opening or []) for opening in openings)
+
     def prompt(self, text: str) -> list[int]:
         turn = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         return self.context.vocabulary.encode(turn, parse_special=True)
@@ -82,9 +88,7 @@ def test_a_thousand_random_calls_are_valid_at_any_budget(tmp_path: Path) -> None
         (call,) = done.calls
         assert call.name in offered
         assert calls.validate(call.name, call.arguments, tools) is None
-        shortest = made.grammars.opening(offered)
-        assert shortest is not None
-        assert done.usage.n_decoded <= max(budget, len(shortest))
+        assert done.usage.n_decoded <= max(budget, made.n_shortest(offered))
         used.add(call.name)
     assert len(used) == 16
 
@@ -95,9 +99,7 @@ def test_budgets_are_kept_in_every_mode(tmp_path: Path, mode: str, budget: int) 
     made = Bench(tmp_path, mode=mode, seed=3)
     for text in ("a", "hello", "book me a flight"):
         done = made.step(text, rule(budget))
-        shortest = made.grammars.opening(NAMES)
-        assert shortest is not None
-        assert done.usage.n_decoded <= max(budget, len(shortest))
+        assert done.usage.n_decoded <= max(budget, made.n_shortest(NAMES))
         assert bool(done.calls) != bool(done.text)
         for call in done.calls:
             assert calls.validate(call.name, call.arguments, TOOLS) is None
@@ -180,6 +182,15 @@ def test_defer_is_decoded_at_a_low_threshold(bench: Bench) -> None:
     assert done.verdict is not None
     assert done.calls[0].name == DEFER
     assert (done.verdict.deferred, done.verdict.reason) == (True, "threshold")
+
+
+@pytest.mark.parametrize("budget", [1, 18, 30])
+def test_verdict_and_call_agree_at_small_budgets(bench: Bench, budget: int) -> None:
+    for text in ("a", "b", "c", "d"):
+        for threshold in (0.0, 1.1, None):
+            done = bench.step(text, rule(budget, threshold=threshold))
+            assert done.verdict is not None
+            assert done.verdict.deferred == (done.calls[0].name == DEFER)
 
 
 def test_defer_is_not_decoded_at_a_high_threshold(bench: Bench) -> None:

@@ -112,12 +112,10 @@ class Decoder:
         offered = rule.offered
         matcher = self._grammars.matcher(offered)
         tokens = forced(matcher)
-        asks = DEFER in offered and len(offered) > 1
-        ways = [offered]
-        if asks and rule.on_defer is not None:
-            ways.append(rule.on_defer)
-        if asks and rule.defer_threshold is not None:
-            ways.append(offered - {DEFER})
+        # A budget that is too small must not turn into a deferral that nobody decided on.
+        ways = [offered - {DEFER} or offered]
+        if DEFER in offered:
+            ways.append(_when_deferred(rule))
         openings = [self._opening(names, tokens) for names in ways]
         # Only where even the shortest call is longer does it set the budget.
         budget = max(rule.max_tokens, len(tokens) + max(map(len, openings)))
@@ -149,7 +147,8 @@ class Decoder:
         at = first = context.keep(min(shared, len(target) - 1) if logits else shared)
         saves = at < n_prefix
         total = max(n_prompt - first, 0)
-        yield Prefilled(0, total)
+        if total:
+            yield Prefilled(0, total)
         while at < len(target):
             end = min(at + N_BATCH, len(target))
             if at < n_prefix < end and saves:
@@ -158,7 +157,8 @@ class Decoder:
             at = end
             if saves and at == n_prefix:
                 self._prefixes.save(context)
-            yield Prefilled(max(min(at, n_prompt) - first, 0), total)
+            if total:
+                yield Prefilled(min(at, n_prompt) - first, total)
         return total
 
     def _read_in(self, tokens: list[int], *, logits: bool) -> None:
@@ -201,17 +201,14 @@ class Decoder:
         step.verdict = reading.verdict
         if step.verdict is None:
             return reading.token
-        if step.verdict.deferred and step.rule.on_defer is not None:
-            return AGAIN
-        return reading.token
+        return AGAIN if step.verdict.deferred else reading.token
 
     def _again(self, step: _Step) -> Generator[Token, None, NDArray[np.float32] | None]:
         """Go back to the first row with fewer names; costs no pass unless names are forced."""
         assert step.verdict is not None
         assert step.first_row is not None
-        names = step.rule.on_defer if step.verdict.deferred else None
-        names = step.rule.offered - {DEFER} if names is None else names
-        old = step.answer
+        rule, old = step.rule, step.answer
+        names = _when_deferred(rule) if step.verdict.deferred else rule.offered - {DEFER}
         written = old.tokens[: step.n_first]
         matcher = self._grammars.matcher(names)
         if matcher.try_consume_tokens(written) != len(written):
@@ -273,6 +270,10 @@ class Decoder:
         return StepDone(
             made, words, step.verdict, usage, "complete" if is_complete else "cancelled"
         )
+
+
+def _when_deferred(rule: StepRule) -> frozenset[str]:
+    return frozenset({DEFER}) if rule.on_defer is None else rule.on_defer
 
 
 def _best(row: NDArray[np.float32], mask: bytes) -> int:

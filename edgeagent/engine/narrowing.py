@@ -29,7 +29,7 @@ _ANYTHING: Mapping[str, Json] = {
         {"type": "object", "additionalProperties": _SCALAR},
     ]
 }
-_SAYS_WHAT = ("type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf")
+_SAYS_WHAT = ("type", "enum", "const", "$ref", "anyOf", "oneOf")
 _COMBINES = ("anyOf", "oneOf", "allOf", "$ref", "not", "if")
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 
@@ -76,7 +76,8 @@ def _narrow(schema: Json, *, is_part: bool) -> Json:
     out = {key: _keyword(key, value) for key, value in schema.items()}
     out.pop("$schema", None)
     if not is_part and not any(key in out for key in _SAYS_WHAT):
-        implied = _implied_type(out)
+        parts = [part for part in out.get("allOf", []) if isinstance(part, Mapping)]
+        implied = next((kind for part in (out, *parts) if (kind := _implied_type(part))), None)
         out = {**out, "type": implied} if implied else {**_ANYTHING, **out}
     kinds = out.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
@@ -112,8 +113,10 @@ def _keyword(key: str, value: Json) -> Json:
     return value
 
 
-def _implied_type(schema: Mapping[str, Json]) -> str | None:
-    """Return the type that the other keywords speak of, if any do."""
+def _implied_type(schema: Mapping[str, Json]) -> Json:
+    """Return the type that a schema names or speaks of, None if it does neither."""
+    if "type" in schema:
+        return schema["type"]
     for kind, keys in (
         ("object", ("properties", "required", "additionalProperties", "patternProperties")),
         ("array", ("items", "prefixItems", "minItems", "maxItems")),
