@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeagent import calls
+from edgeagent.engine.answer import is_stuck
 from edgeagent.engine.branch import DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import Context
@@ -162,14 +163,39 @@ def test_cancelled_steps_leave_the_context_as_it_was(bench: Bench) -> None:
     assert bench.step("cancel me", rule(60)).calls[0].arguments == plain.calls[0].arguments
 
 
-def test_a_raised_flag_stops_a_pass_and_nothing_is_read(bench: Bench) -> None:
-    bench.context.keep(0)
-    flags[-1][0] = 1
-    assert not bench.context.decode([1, 2, 3], logits=True)
-    flags[-1][0] = 0
-    assert bench.context.log == []
-    assert bench.context.decode([1, 2, 3], logits=True)
-    assert bench.context.log == [1, 2, 3]
+def test_an_answer_that_repeats_itself_is_closed(tmp_path: Path) -> None:
+    made = Bench(tmp_path, seed=1, n_layer=1)  # these weights write JJJJJ
+    done = made.step("c", rule(2000, offered={RESPOND}))
+    assert "J" * 30 in str(done.calls[0].arguments["message"])
+    assert done.usage.n_decoded < 400
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stuck"),
+    [
+        ([7] * 64, True),
+        ([7] * 63, False),
+        ([1, 2, 3] * 30, True),
+        ([1, 2, 3] * 30 + [1], True),
+        ([1, 2, 3] * 30 + [9], False),
+        (list(range(8)) * 9, True),
+        (list(range(9)) * 9, False),
+        ([], False),
+    ],
+)
+def test_loops_are_told_from_text(tokens: list[int], stuck: bool) -> None:
+    assert is_stuck(tokens) is stuck
+
+
+def test_a_raised_flag_stops_a_pass_and_nothing_is_read(tmp_path: Path) -> None:
+    context = Bench(tmp_path).context
+    flag = flags[-1]
+    flag[0] = 1
+    assert not context.decode([1, 2, 3], logits=True)
+    flag[0] = 0
+    assert context.log == []
+    assert context.decode([1, 2, 3], logits=True)
+    assert context.log == [1, 2, 3]
 
 
 def test_tools_nobody_knows_are_an_error(bench: Bench) -> None:

@@ -5,12 +5,16 @@ Knows no logits: it is told a token and says what follows from it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from llguidance import LLMatcher
 
 from edgeagent.engine.closing import Closer, completes
 from edgeagent.errors import EngineError
+
+N_STUCK = 64
+N_PERIOD = 8
+"""Tokens: so many at the end that repeat with at most this period are a loop."""
 
 
 class Answer:
@@ -77,6 +81,18 @@ class Answer:
         if len(self.plan) <= room and completes(trial, self.plan):
             return self.plan
         return self._closer.plan(trial, room)
+
+
+def is_stuck(tokens: Sequence[int]) -> bool:
+    """Tell whether the answer repeats itself without end.
+
+    Small models fall into loops that only the budget would stop: 300 tokens of `1111`, a minute
+    on a small board. The window is long enough for any rule of dashes.
+    """
+    tail = list(tokens[-N_STUCK:])
+    return len(tail) == N_STUCK and any(
+        tail[period:] == tail[:-period] for period in range(1, N_PERIOD + 1)
+    )
 
 
 def forced(matcher: LLMatcher) -> list[int]:

@@ -6,6 +6,7 @@ Knows tokens, grammars and the context; renders nothing and starts no process.
 from __future__ import annotations
 
 import codecs
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeagent import calls
-from edgeagent.engine.answer import Answer, forced
+from edgeagent.engine.answer import Answer, forced, is_stuck
 from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
@@ -25,6 +26,8 @@ from edgeagent.engine.wire import Wire, read_calls
 from edgeagent.errors import ContextFull, EngineError
 from edgeagent.events import Prefilled, Token
 from edgeagent.messages import DEFER, Call, Tool, Usage, Verdict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -182,6 +185,11 @@ class Decoder:
                 token = _best(row, mask)
             step.n_sampled += 1
             run = step.answer.take(token)
+            if is_stuck(step.answer.tokens):
+                log.warning(
+                    "closed a call that repeated itself, n_tokens=%d", len(step.answer.tokens)
+                )
+                step.answer.close()
             if step.verdict is not None:
                 yield from self._show(step)
             if step.answer.is_done:
