@@ -106,6 +106,7 @@ async def stage(*turns: Turn, desk: Desk | None = None, **ports: object) -> Asyn
     desk = desk or Desk([Script(list(turns or [reply("Hello.")]))])
     choice = Choice("nano", "airline")
     app = EdgeAgentApp(desk.ports(**ports), choice)
+    app.NOTIFICATION_TIMEOUT = 600  # a slow machine must not outlive what is looked for
     async with app.run_test(size=(100, 30)) as pilot:
         at = Stage(app, pilot, desk)
         await at.ready()

@@ -146,11 +146,11 @@ class Desk:
             "sessions": lambda: (
                 Option(
                     "s2",
-                    ("2 Jan 10:15", "airline", "4 turns", "Where is my reservation?"),
+                    ("2 Jan 10:15", "Where is my reservation?", "4 turns", "airline"),
                     "airline",
                 ),
                 Option(
-                    "s1", ("1 Jan 09:00", "orders", "1 turn", "I want to return a lamp"), "orders"
+                    "s1", ("1 Jan 09:00", "I want to return a lamp", "1 turn", "orders"), "orders"
                 ),
             ),
             "export": self.export,

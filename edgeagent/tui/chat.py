@@ -125,7 +125,7 @@ class ChatScreen(Screen[None]):
         left, self.session, self.choice = self.session, None, choice
         self.has_turns = False
         self.query_one("#head-session", Static).update("")
-        self.work = Work(is_turn=False)
+        self.work, self._begun_at = Work(is_turn=False), time.monotonic()
         self.status = Status(
             link=self.status.link, reason=self.status.reason, activity=f"loading {choice.model}"
         )
@@ -133,7 +133,6 @@ class ChatScreen(Screen[None]):
 
     def _run(self, job: Callable[[], None]) -> None:
         self._ticker.resume()
-        self._begun_at = time.monotonic()
         self.run_worker(job, thread=True, group="work")
 
     def on_session_opened(self, message: SessionOpened) -> None:
@@ -205,7 +204,7 @@ class ChatScreen(Screen[None]):
     def _send(self, text: str) -> None:
         assert self.session is not None
         self.has_turns = True
-        self.work = Work(is_turn=True)
+        self.work, self._begun_at = Work(is_turn=True), time.monotonic()
         self.transcript.anchor()
         self._run(partial(run_turn, self.session, text, self.work, self.post_message))
 

@@ -33,7 +33,7 @@ class Option:
 
     value: str
     columns: tuple[str, ...]
-    """Texts shown side by side; the last one may be long."""
+    """Texts shown side by side, the telling ones first: a narrow screen cuts the others."""
     scenario: str = ""
     """Of a session: what its scenario is opened by."""
 

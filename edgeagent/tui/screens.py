@@ -10,14 +10,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.geometry import Size
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option as Row
 
 from edgeagent.tui.plain import literal, one_line
 from edgeagent.tui.ports import Option
 
-COLUMN_WIDTH = 44
+COLUMN_WIDTH = 40
+TERM_WIDTH = 28
+TERM_WIDTH_MIN = 20
 
 
 class PickScreen(ModalScreen[Option | None]):
@@ -80,6 +84,38 @@ class Section:
     rows: tuple[tuple[str, str], ...]
 
 
+class Rows(Widget):
+    """Terms with their explanations beside them, drawn by one widget: a page has many."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--term"}
+
+    def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._rows = [(literal(term), literal(text)) for term, text in rows]
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return how many lines the explanations take at `width`."""
+        return len(self._lines(width))
+
+    def render(self) -> Content:
+        return Content("\n").join(self._lines(self.content_size.width))
+
+    def _lines(self, width: int) -> list[Content]:
+        style = self.get_visual_style("rows--term")
+        longest = max((len(term) for term, _ in self._rows), default=0)
+        begun = min(max(longest, TERM_WIDTH_MIN), TERM_WIDTH) + 2
+        lines = []
+        for term, text in self._rows:
+            lead = Content.styled(f"{term:{begun}}", style)
+            if len(term) >= begun:  # too long to stand beside its explanation
+                lines.append(lead)
+                lead = Content(" " * begun)
+            for line in Content(text).wrap(max(width - begun, 1)):
+                lines.append(lead.append(line))
+                lead = Content(" " * begun)
+        return lines
+
+
 class PageScreen(ModalScreen[None]):
     """Sections of rows to read."""
 
@@ -100,11 +136,7 @@ class PageScreen(ModalScreen[None]):
             with VerticalScroll():
                 for section in self._sections:
                     yield Static(literal(section.title), classes="sheet-section", markup=False)
-                    width = max((len(term) for term, _ in section.rows), default=0)
-                    for term, text in section.rows:
-                        with Vertical(classes="sheet-row"):
-                            yield Static(f"{term:{width}}", classes="sheet-term", markup=False)
-                            yield Static(literal(text), classes="sheet-text", markup=False)
+                    yield Rows(section.rows)
             yield Static("Esc closes", classes="sheet-keys", markup=False)
 
     def on_mount(self) -> None:
