@@ -108,8 +108,9 @@ class Session:
         self.grants = Grants()
         self._defer_threshold = defer_threshold
         with ExitStack() as stack:
-            for part in (store, scenario.backend, link, local):
-                stack.callback(part.close)
+            for part in (store, scenario.backend, link, remote, local):
+                if part is not None:
+                    stack.callback(part.close)
             stack.enter_context(held(store, session_id))
             past = store.events(session_id)
             self._resources = stack.pop_all()

@@ -26,7 +26,6 @@ from edgeagent.events import (
     TRANSIENT,
     ApprovalGiven,
     Event,
-    ToolCalled,
     TurnEnded,
     TurnFailed,
     from_json,
@@ -37,11 +36,13 @@ SCHEMA_VERSION = 1
 BUSY_S = 10.0
 TITLE_LENGTH = 60
 
-DURABLE = (ToolCalled, ApprovalGiven, TurnEnded, TurnFailed)
+DURABLE = (ApprovalGiven, TurnEnded, TurnFailed)
 """Events that are on the disk, not only in the operating system, before `append` returns.
 
-The first two come before an action, so a power cut after the action finds what led to it. A
-durable commit carries every earlier one with it: the log is one file that only grows.
+No write begins before its leave is stored, so a power cut after the write finds what led to it.
+Such a commit carries every earlier one with it, the call itself included: the log is one file
+that only grows. It costs 7 ms here where the others cost 0.2 ms, so the rest of a turn goes
+without and is made durable by the turn's end.
 """
 
 _SCHEMA = f"""

@@ -14,6 +14,7 @@ import click
 from edgeagent import catalog, paths, wiring
 from edgeagent.commands import opening
 from edgeagent.commands.config import flat
+from edgeagent.commands.terminal import can_ask
 from edgeagent.config import Config
 from edgeagent.errors import StoreError
 from edgeagent.scenarios import library
@@ -32,7 +33,7 @@ def command(
     defer: str | None,
 ) -> int:
     """Open the app; `edgeagent` alone does the same."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (can_ask() and sys.stdout is not None and sys.stdout.isatty()):
         raise click.UsageError(
             "the app needs a terminal; without one use: edgeagent run -p TEXT (see run --help)"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import threading
 import time
 from contextlib import closing
@@ -14,7 +13,7 @@ import click
 from edgeagent import config, reach, wiring
 from edgeagent.commands import opening
 from edgeagent.commands.run import approver, show
-from edgeagent.commands.terminal import plain
+from edgeagent.commands.terminal import can_ask, plain
 from edgeagent.config import Config
 from edgeagent.errors import ConfigError, RemoteError, UsageError
 from edgeagent.events import TurnEnded
@@ -90,7 +89,7 @@ def _wanted(rows: list[OutboxRow], entries: tuple[int, ...]) -> list[OutboxRow]:
 def _is_allowed(rows: list[OutboxRow], settings: Config) -> bool:
     for row in rows:
         click.echo(plain(f"{row.id:>3}  {row.session_id}  {title_of(row.text)}"), err=True)
-    if not sys.stdin.isatty():
+    if not can_ask():
         click.echo("edgeagent: nobody can be asked here; --yes sends them", err=True)
         return False
     return click.confirm(

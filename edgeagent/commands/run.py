@@ -18,7 +18,7 @@ import click
 
 from edgeagent import digest
 from edgeagent.commands import opening
-from edgeagent.commands.terminal import plain
+from edgeagent.commands.terminal import can_ask, plain
 from edgeagent.errors import EdgeAgentError
 from edgeagent.events import (
     Answered,
@@ -93,7 +93,7 @@ def command(
             codes.append(EXIT_CODES[stop])
             if stop is Stop.CANCELLED:
                 break
-        if sys.stderr.isatty():
+        if can_ask():
             click.echo(f"(go on with: edgeagent run --resume {session.session_id})", err=True)
     return next((code for code in (130, 1, 3) if code in codes), 0)
 
@@ -142,7 +142,7 @@ def approver(allow_writes: bool) -> Callable[[ApprovalNeeded], Decision]:
     def approve(asked: ApprovalNeeded) -> Decision:
         if asked.question is Question.WRITE:
             return Decision.ONCE if allow_writes else Decision.REFUSE
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not can_ask():
             return Decision.REFUSE
         is_allowed = click.confirm(f"{plain(asked.detail)}\nSend it?", err=True)
         return Decision.ONCE if is_allowed else Decision.REFUSE

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import click
 
 from edgeagent import paths
+from edgeagent.commands.terminal import can_ask
 from edgeagent.errors import ScenarioError
 from edgeagent.scenarios import library
 from edgeagent.scenarios.airline import backend, tau
@@ -71,6 +71,6 @@ def import_tau(folder: Path, rules: library.Rules, yes: bool) -> None:
 def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not can_ask():
         raise click.UsageError("nobody can be asked here; --yes goes ahead")
     click.confirm(question, abort=True, err=True)
