@@ -123,14 +123,10 @@ class Grammars:
             ) from exc
         if (reason := unsound(tool.parameters)) is not None:
             raise SchemaRefused(tool.name, reason)
-        failed, problems = LLMatcher.validate_grammar_with_warnings(
-            self._lark([tool]), self._vocabulary.for_grammar
-        )
-        if failed or problems:
-            raise SchemaRefused(tool.name, _reason(problems[0]))
         state = LLMatcher(self._vocabulary.for_grammar, self._lark([tool]), log_level=0)
-        if state.is_error():
-            raise SchemaRefused(tool.name, _reason(state.get_error()))
+        problems = [state.get_error(), *state.get_grammar_warnings()]
+        if problem := next(filter(None, problems), ""):
+            raise SchemaRefused(tool.name, _reason(problem))
         if self._closer.plan(state, LONGEST_CALL) is None:
             raise SchemaRefused(
                 tool.name, f"no call of at most {LONGEST_CALL} tokens satisfies its schema"

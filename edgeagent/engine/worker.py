@@ -7,6 +7,7 @@ came about. An error of ours crosses the pipe; any other ends the process and is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -103,13 +104,14 @@ class Worker:
 
 
 def serve(pipe: Connection, flag: mmap.mmap) -> None:
-    """Answer requests until the parent closes the pipe."""
+    """Answer requests until the parent closes the pipe.
+
+    Raises:
+        EOFError, ConnectionError: it did.
+    """
     worker: Worker | None = None
     while True:
-        try:
-            request: Request = pipe.recv()
-        except EOFError:
-            return
+        request: Request = pipe.recv()
         try:
             if request.kind == "load":
                 (options,) = request.args
@@ -154,7 +156,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     flag = mmap.mmap(int(sys.argv[2]), 2)
-    serve(Connection(int(sys.argv[1])), flag)
+    # The parent is gone, or listens no more: either way there is nobody left to serve.
+    with contextlib.suppress(EOFError, ConnectionError):
+        serve(Connection(int(sys.argv[1])), flag)
 
 
 if __name__ == "__main__":
