@@ -22,8 +22,6 @@ from edgeagent.messages import Json
 from edgeagent.tui.plain import clipped, literal, pretty
 from edgeagent.tui.posts import Slot
 
-ARM_S = 0.4
-"""Longer than the gap between two keys of someone who is typing."""
 VALUE_CHARACTERS = 600
 
 TITLES = {
@@ -53,6 +51,9 @@ class Ask(Widget, can_focus=True):
         Binding("r", "answer('refuse')", "Refuse", id="approve.refuse",
                 tooltip="Refuse; the agent is told so"),
     ]  # fmt: skip
+
+    ARM_S: ClassVar[float] = 0.4
+    """Longer than the gap between two keys of someone who is typing."""
 
     @dataclass
     class Answered(Message):
@@ -90,7 +91,7 @@ class Ask(Widget, can_focus=True):
 
     def on_mount(self) -> None:
         if self.is_open:
-            self.set_timer(ARM_S, self._arm)
+            self.set_timer(self.ARM_S, self._arm)
 
     def _arm(self) -> None:
         self.is_armed = True
