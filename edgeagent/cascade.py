@@ -22,7 +22,6 @@ from edgeagent.errors import (
     EngineDied,
     EngineError,
     RemoteError,
-    RemoteTimeout,
     UsageError,
 )
 from edgeagent.events import (
@@ -230,8 +229,6 @@ class _Turn:
         self.usage = Usage()
         self.reason = "the conversation was handed over before"
         """Why the turn was deferred, once it was."""
-        self.no_remote = ""
-        """Why the larger model is not asked again in this turn."""
         self.remote_left_s = config.remote.turn_s
 
     def run(self, text: str) -> Iterator[Event]:
@@ -366,8 +363,6 @@ class _Turn:
         raw = ""
         done: RemoteDone | None = None
         try:
-            if self.remote_left_s <= 0:
-                raise RemoteTimeout("the larger model's time for this turn is used up")
             for item in self.remote.step(
                 *self._for_remote(offered), self.remote_left_s, self.cancel
             ):
@@ -377,9 +372,7 @@ class _Turn:
                 raw += item.text
                 yield item
         except RemoteError as error:
-            if self.remote_left_s > 0:  # else it says nothing about the server
-                self.link.record_failure(error)
-            self.no_remote = str(error)
+            self.link.record_failure(error)
             sent = self.remote.bytes_sent - sent_before
             yield RemoteFailed(type(error).__name__, str(error), sent)
             yield self._gone_offline(self.reason, str(error))
@@ -403,9 +396,7 @@ class _Turn:
         """Return why the turn cannot leave the machine; empty when it can."""
         if self.config.defer.mode == "never":
             return "never"
-        if self.remote is None or not self.link.is_up:
-            return self.link.reason
-        return self.no_remote
+        return self.link.reason if self.remote is None or not self.link.is_up else ""
 
     def _gone_offline(self, reason: str, cause: str) -> Event:
         self.tier = Tier.OFFLINE

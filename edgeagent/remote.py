@@ -129,6 +129,8 @@ class Remote:
         answer = wire.Answer()
         calls: tuple[Call, ...] = ()
         while not (calls or cancel.is_set()):
+            if time.monotonic() >= deadline:
+                raise RemoteTimeout(f"no time is left in this turn to ask {self.host}")
             exchange = self._exchange = self._exchanged(policy, tools, conversation)
             answer = wire.Answer()
             has_begun = False
@@ -142,7 +144,7 @@ class Remote:
                 if cancel.is_set():
                     break
                 again = "" if has_begun else self._another_way(error, exchange.status)
-                if not again or again in tried or time.monotonic() >= deadline:
+                if not again or again in tried:
                     if "plain" in tried and exchange.status in NOT_TAKEN:
                         self._tool_choice = "required"  # that was not what it minded
                     raise

@@ -185,8 +185,10 @@ def test_several_calls_of_a_step_are_one_message_and_run_in_order() -> None:
     desk = Desk()
     first, second = call("get_user", user_id="a").calls + call("book", flight="b").calls
     turns = Turns(Scripted(done(first, second), reply("ok")), agent(desk))
-    turns.turn()
+    events = turns.turn()
     assert desk.did == [first, second]
+    costs = [e.usage.n_decoded for e in events if isinstance(e, ToolCalled)]
+    assert costs == [USAGE.n_decoded, 0, USAGE.n_decoded], "a step is counted once"
     assert turns.conversation[1] == CallMessage((first, second))
 
 
@@ -348,12 +350,13 @@ def test_what_was_trimmed_stays_trimmed_in_the_next_turn() -> None:
 
 def test_one_message_that_does_not_fit_fails_the_turn_and_loses_nothing() -> None:
     full = ContextFull(40_000, 512, 4096)
-    turns = Turns(Scripted(reply("a"), full, full, full, reply("fine")))
+    turns = Turns(Scripted(reply("a"), full, full, reply("fine")))
     turns.turn("one")
     events = turns.turn("x" * 100_000)
     assert isinstance(events[-1], TurnFailed)
     assert "shorten the message" in events[-1].error
     assert history.n_turns(turns.conversation) == 2
+    assert turns.grants.n_trimmed == 1, "the last turn never leaves"
     assert stop_of(turns.turn("short")) is Stop.ANSWERED
 
 
@@ -432,6 +435,7 @@ def test_a_cancel_while_a_look_up_hangs_ends_the_turn() -> None:
 def test_a_cancel_while_a_write_runs_waits_for_its_result() -> None:
     def slow(call: Call) -> str:
         turns.cancel.set()
+        threading.Event().wait(0.2)
         return '{"booked": true}'
 
     turns = Turns(Scripted(call("book", flight="a")), agent(Desk(book=slow)))

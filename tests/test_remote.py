@@ -76,7 +76,7 @@ def config_for(server: Loopback | str, **changes: object) -> RemoteConfig:
         "base_url": server if isinstance(server, str) else server.url,
         "api_key": SecretStr(KEY),
         "model": "big",
-        "connect_s": 2.0,
+        "connect_s": 5.0,
         "first_byte_s": 5.0,
     }
     return RemoteConfig.model_validate(fields | changes)
@@ -346,12 +346,23 @@ def test_silence_ends_with_the_first_bytes_budget() -> None:
         ask(loopback.stall(), first_byte_s=0.1)
 
 
+def cancel_when_asked(server: Loopback, n: int, cancel: threading.Event) -> None:
+    """Cancel as soon as the server has the n-th request."""
+
+    def watch() -> None:
+        while len(server.requests) < n and not server.is_closing.is_set():
+            time.sleep(0.01)
+        cancel.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @pytest.mark.parametrize("answer", [loopback.stall(), loopback.stall_midway(), loopback.drip()])
 def test_a_cancel_closes_the_connection_at_once(connect: Connect, answer: loopback.Answer) -> None:
     cancel = threading.Event()
     with Loopback(answer) as server:
         client = connect(server)
-        threading.Timer(0.2, cancel.set).start()
+        cancel_when_asked(server, 1, cancel)
         _, done = step(client, deadline_s=60.0, cancel=cancel)
         assert done.calls == ()
         assert server.hung_up.wait(5.0)
@@ -372,7 +383,7 @@ def test_a_connection_that_serves_again_is_closed_by_a_cancel_too(connect: Conne
     with Loopback(loopback.unstreamed(LOOK_UP), loopback.stall()) as server:
         client = connect(server)
         step(client)
-        threading.Timer(0.2, cancel.set).start()
+        cancel_when_asked(server, 2, cancel)
         step(client, deadline_s=60.0, cancel=cancel)
         assert server.requests[0].port == server.requests[1].port, "the same connection"
         assert server.hung_up.wait(5.0)
@@ -384,6 +395,15 @@ def test_a_step_that_is_cancelled_before_it_begins_sends_nothing(connect: Connec
     with Loopback(loopback.replies("ok")) as server:
         client = connect(server)
         assert step(client, cancel=cancel)[1].calls == ()
+        assert client.bytes_sent == 0
+        assert server.requests == []
+
+
+def test_a_step_without_time_sends_nothing(connect: Connect) -> None:
+    with Loopback(loopback.replies("ok")) as server:
+        client = connect(server)
+        with pytest.raises(RemoteTimeout):
+            step(client, deadline_s=0.0)
         assert client.bytes_sent == 0
         assert server.requests == []
 
