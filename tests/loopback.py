@@ -1,6 +1,6 @@
 """A real OpenAI-compatible server on loopback that answers what a test tells it to.
 
-    with Loopback(calls(("get_user", {"user_id": "mia_li_3668"})), says("Done.")) as server:
+    with Loopback(calls(("get_user", {"user_id": "ana_ro_5127"})), says("Done.")) as server:
         config = RemoteConfig(base_url=server.url, model="big")
 
 Each POST takes the next answer, the last one repeats; `server.requests` has what was asked.

@@ -1,6 +1,6 @@
 """A local model with a script and a backend with a memory: what the cascade's tests stand on.
 
-    local = Scripted(call("get_user", user_id="mia_li_3668"), reply("Your seat is 12A."))
+    local = Scripted(call("get_user", user_id="ana_ro_5127"), reply("Your seat is 12A."))
 
 Each step takes the next item of the script; `local.rules` and `local.prompts` have what was asked.
 """

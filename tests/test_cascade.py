@@ -205,7 +205,7 @@ def test_what_comes_after_the_reply_in_the_same_step_is_not_done() -> None:
 def test_a_write_happens_once_it_is_allowed(decision: Decision) -> None:
     desk = Desk()
     turns = Turns(
-        Scripted(call("cancel", reservation_id="4WQ150"), reply("Done.")),
+        Scripted(call("cancel", reservation_id="7KD2RM"), reply("Done.")),
         agent(desk),
         approve=lambda needed: decision,
     )
@@ -213,7 +213,7 @@ def test_a_write_happens_once_it_is_allowed(decision: Decision) -> None:
     asked, given = of(events, ApprovalNeeded, ApprovalGiven)
     assert isinstance(asked, ApprovalNeeded)
     assert asked.question is Question.WRITE
-    assert asked.detail == 'cancel {"reservation_id": "4WQ150"}'
+    assert asked.detail == 'cancel {"reservation_id": "7KD2RM"}'
     assert given == ApprovalGiven(asked.call.id, Question.WRITE, decision)
     assert [made.name for made in desk.did] == ["cancel"]
 

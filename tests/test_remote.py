@@ -68,7 +68,7 @@ TOOLS = (
     Tool(RESPOND, "Talk to the customer.", MESSAGE, ToolKind.CONTROL),
 )
 HELLO: Conversation = (UserMessage("Where is my seat?"),)
-LOOK_UP = ("get_user", {"user_id": "mia_li_3668"})
+LOOK_UP = ("get_user", {"user_id": "ana_ro_5127"})
 
 
 def config_for(server: Loopback | str, **changes: object) -> RemoteConfig:

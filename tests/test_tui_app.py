@@ -172,13 +172,13 @@ async def test_a_tool_line_opens_to_arguments_and_result() -> None:
         await at.say("Where?")
         line = at.tool()
         folded = str(line.render())
-        assert folded == "▸ get_reservation_details  reservation_id=4WQ150  ok  2 ms"
+        assert folded == "▸ get_reservation_details  reservation_id=7KD2RM  ok  2 ms"
         await at.pilot.press("tab")
         while not line.has_class("-current"):
             await at.pilot.press("k")
         await at.pilot.press("enter")
         opened = str(line.render())
-        assert '\n    "reservation_id": "4WQ150"' in opened
+        assert '\n    "reservation_id": "7KD2RM"' in opened
         assert '"cabin": "business"' in opened
         await at.pilot.press("space")
         assert str(line.render()) == folded
@@ -204,7 +204,7 @@ async def test_a_write_waits_for_the_person(key: str, decision: Decision, shown:
     async with stage(cancellation(decisions)) as at:
         await at.send("Cancel it")
         await at.until(lambda: any(ask.is_armed for ask in at.app.query(Ask)))
-        assert at.shows("Cancel the whole reservation 4WQ150.")
+        assert at.shows("Cancel the whole reservation 7KD2RM.")
         assert decisions == []
         await at.pilot.press(key)
         await at.ready()

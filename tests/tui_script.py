@@ -40,7 +40,7 @@ Turn: TypeAlias = Callable[[str, threading.Event, Approve], Iterator[Event]]
 
 USAGE = Usage(n_prompt=812, n_reused=700, n_decoded=37, decode_ms=250.0, n_ctx=4096)
 RESERVATION = (
-    '{"reservation_id": "4WQ150", "user_id": "chen_jackson_3290", "origin": "DFW", '
+    '{"reservation_id": "7KD2RM", "user_id": "dora_santini_8164", "origin": "DFW", '
     '"destination": "LAX", "cabin": "business", "insurance": "yes"}'
 )
 TOOLS = (
@@ -77,7 +77,7 @@ class Script:
     scenario_name: str = "airline"
     title: str = "Airline customer desk"
     greeting: str = "Hello, this is the airline desk. How can I help?"
-    examples: tuple[str, ...] = ("Where does my reservation 4WQ150 go?",)
+    examples: tuple[str, ...] = ("Where does my reservation 7KD2RM go?",)
     agent: Agent = field(default_factory=Agent)
     facts: Facts | None = field(default_factory=Facts)
     link: tuple[LinkState, str] = (LinkState.OFFLINE, "no larger model is configured")
@@ -215,7 +215,7 @@ def lookup(
         yield StepStarted(1, Tier.LOCAL)
         yield Prefilled(380, 1000)
         name = "get_reservation_details"
-        yield call(name, arguments or {"reservation_id": "4WQ150"})
+        yield call(name, arguments or {"reservation_id": "7KD2RM"})
         yield ToolReturned("call_1", name, content, is_error, 2.4)
         yield StepStarted(2, Tier.LOCAL)
         yield from written(message)
@@ -230,9 +230,9 @@ def cancellation(decisions: list[Decision]) -> Turn:
     def play(text: str, cancel: threading.Event, approve: Approve) -> Iterator[Event]:
         yield TurnStarted(text)
         yield StepStarted(1, Tier.LOCAL)
-        write = call("cancel_reservation", {"reservation_id": "4WQ150"}, "call_w")
+        write = call("cancel_reservation", {"reservation_id": "7KD2RM"}, "call_w")
         yield write
-        needed = ApprovalNeeded(write.call, Question.WRITE, "Cancel the whole reservation 4WQ150.")
+        needed = ApprovalNeeded(write.call, Question.WRITE, "Cancel the whole reservation 7KD2RM.")
         yield needed
         decision = approve(needed)
         decisions.append(decision)
@@ -261,9 +261,9 @@ def hanging(after: Sequence[Event]) -> Turn:
 
 
 EVERYTHING: tuple[Event, ...] = (
-    TurnStarted("Where does my reservation 4WQ150 go?\nAnd what does the bag cost?"),
+    TurnStarted("Where does my reservation 7KD2RM go?\nAnd what does the bag cost?"),
     StepStarted(1, Tier.LOCAL),
-    call("get_reservation_details", {"reservation_id": "4WQ150"}),
+    call("get_reservation_details", {"reservation_id": "7KD2RM"}),
     ToolReturned("call_1", "get_reservation_details", RESERVATION, False, 2.4),
     call("calculate", {"expression": "2 * (30 + x)"}, "call_2"),
     ToolReturned("call_2", "calculate", '{"error": "x is not a number"}', True, 0.3),
@@ -272,11 +272,11 @@ EVERYTHING: tuple[Event, ...] = (
     *said("From Dallas to Los Angeles, in business. Two bags are free."),
     TurnStarted("Please cancel it."),
     StepStarted(1, Tier.LOCAL),
-    call("cancel_reservation", {"reservation_id": "4WQ150"}, "call_w"),
+    call("cancel_reservation", {"reservation_id": "7KD2RM"}, "call_w"),
     ApprovalNeeded(
-        Call("call_w", "cancel_reservation", {"reservation_id": "4WQ150"}),
+        Call("call_w", "cancel_reservation", {"reservation_id": "7KD2RM"}),
         Question.WRITE,
-        "Cancel the whole reservation 4WQ150.",
+        "Cancel the whole reservation 7KD2RM.",
     ),
     ApprovalGiven("call_w", Question.WRITE, Decision.ONCE),
     ToolReturned("call_w", "cancel_reservation", '{"status": "cancelled"}', False, 3.1),
