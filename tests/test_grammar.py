@@ -20,7 +20,11 @@ from tests.engine_kit import NAMES, STRING, TOOLS, opened, tool
 
 LLAMA = Wire('{"name": "', '", "parameters": ', "}", None)
 MISTRAL = Wire(
-    '[TOOL_CALLS][{"name": "', '", "arguments": ', ', "id": "\x00"}]', ', "id": "\x00"}, {"name": "'
+    before='[TOOL_CALLS][{"name": "',
+    between='", "arguments": ',
+    after=', "id": "\x00"}]',
+    separator=', "id": "\x00"}, {"name": "',
+    short_ids=True,
 )
 
 

@@ -214,6 +214,13 @@ def test_prefix_begins_every_prompt(vocabulary: Vocabulary) -> None:
     assert vocabulary.decode(prefix).endswith("<|im_start|>user\n")
 
 
+def test_replies_are_words_where_the_template_wants_words(vocabulary: Vocabulary) -> None:
+    text = writer(vocabulary, MISTRAL_TEMPLATE).render(Prompt(POLICY, TOOLS, CONVERSATION)).text
+    assert '[/TOOL_RESULTS]It is "yours".<|im_end|>' in text
+    assert '"name": "get_reservation_details", "arguments"' in text
+    assert "ok" not in text.rpartition("[AVAILABLE_TOOLS]")[0].rpartition("[TOOL_RESULTS]")[2]
+
+
 @given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
 def test_shared_beginnings_are_counted(first: list[int], second: list[int]) -> None:
     n = n_shared(first, second)

@@ -116,10 +116,27 @@ LLAMA_TEMPLATE = """\
 
 MISTRAL_TEMPLATE = """\
 {{- bos_token }}
-{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}
+{%- set turn = namespace(is_user=true) %}
+{%- for message in messages | rejectattr('role', 'in', ['system', 'tool']) %}
+    {%- if not message.tool_calls %}
+        {%- if (message.role == 'user') != turn.is_user %}
+            {{- raise_exception('conversation roles must alternate user/assistant') }}
+        {%- endif %}
+        {%- set turn.is_user = not turn.is_user %}
+    {%- endif %}
+{%- endfor %}
 {%- for message in messages %}
-    {%- if message.role in ('user', 'system') %}
-        {{- '[INST]' + message.content + '[/INST]' }}
+    {%- if message.role == 'user' %}
+        {%- if loop.last %}
+            {{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST]' }}
+        {%- if loop.last and messages[0].role == 'system' %}
+            {{- messages[0].content + '\\n\\n' }}
+        {%- endif %}
+        {{- message.content + '[/INST]' }}
+    {%- elif message.role == 'system' %}
+        {%- continue %}
     {%- elif message.role == 'tool' %}
         {{- '[TOOL_RESULTS]' + {'content': message.content} | tojson + '[/TOOL_RESULTS]' }}
     {%- elif message.tool_calls %}
@@ -136,7 +153,8 @@ MISTRAL_TEMPLATE = """\
     {%- endif %}
 {%- endfor %}
 """
-"""The shape of Mistral's template: a list of calls with ids of nine characters."""
+"""The shape of Mistral's: tools in the last message, a list of calls with ids of nine letters,
+and words before each message of the customer."""
 
 _SAMPLE = """
 {"name": "respond_to_user", "arguments": {"message": "Your reservation is confirmed for May."}}

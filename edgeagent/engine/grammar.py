@@ -20,7 +20,7 @@ from llguidance import LLMatcher
 from edgeagent.engine.closing import Closer
 from edgeagent.engine.narrowing import narrowed, unsound
 from edgeagent.engine.vocabulary import Vocabulary
-from edgeagent.engine.wire import ID_SLOT, N_SHORT_ID, Wire
+from edgeagent.engine.wire import ID_SLOT, Wire
 from edgeagent.errors import EngineError, SchemaRefused
 from edgeagent.messages import CONTROL_NAMES, Json, Tool
 
@@ -105,7 +105,8 @@ class Grammars:
 
     def is_words(self, text: str) -> bool:
         """Tell whether a complete answer is plain words."""
-        return self._mode == "parallel_or_text" and not text.startswith(self._wire.before)
+        heads = self.heads(frozenset(tool.name for tool in self._tools)).values()
+        return self._mode == "parallel_or_text" and not text.encode().startswith(tuple(heads))
 
     def _alone(self, name: str, written: Sequence[int]) -> list[int] | None:
         state = self.matcher(frozenset({name}))
@@ -169,7 +170,7 @@ class Grammars:
         names = "|".join(map(re.escape, [*special, ID_SLOT]))
         for part in re.split(f"({names})", text):
             if part == ID_SLOT:
-                parts.append(f"/[a-zA-Z0-9]{{{N_SHORT_ID}}}/")
+                parts.append(f"/{self._wire.id_pattern}/")
             elif part in special:
                 parts.append(f"<[{special[part]}]>")
             elif part:

@@ -134,6 +134,11 @@ class PromptWriter:
                     yield {"role": "user", "content": disguise.text(text)}
                 case TextMessage(text):
                     yield {"role": "assistant", "content": disguise.text(text)}
+                case CallMessage((Call(_, name, arguments),)) if (
+                    name == RESPOND and self._wire.replies_as_text
+                ):
+                    reply = disguise.text(str(arguments.get("message", "")))
+                    yield {"role": "assistant", "content": reply}
                 case CallMessage(calls):
                     written = [self._call(call, disguise) for call in calls]
                     yield {"role": "assistant", "content": "", "tool_calls": written}

@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeagent.engine.template import Template
 from edgeagent.errors import TemplateError
 from edgeagent.messages import Json
 
 ID_SLOT = "\x00"
-"""Stands in `Wire` texts where the model writes a call id of nine letters or digits."""
+"""Stands in `Wire` texts where the model writes the id of its call."""
 N_SHORT_ID = 9
 """Mistral's templates refuse ids of any other length."""
 
+_QUESTION = "Why do vultures waltz?"
 _NAME, _OTHER_NAME = "zebra_probe", "yak_probe"
 _ARGUMENTS: Mapping[str, Json] = {"walrus": "quince", "count": 7}
 _STYLES = ((", ", ": "), (",", ":"), (", ", ":"), (",", ": "))
@@ -42,6 +43,14 @@ class Wire:
     """Whether the template wants arguments as JSON text instead of an object."""
     short_ids: bool = False
     """Whether the template takes only call ids of nine characters."""
+
+    replies_as_text: bool = False
+    """Whether the template wants plain words, no call, before the customer's next message."""
+
+    @property
+    def id_pattern(self) -> str:
+        """What the model may write at an id's place, as a regular expression."""
+        return f"[a-zA-Z0-9]{{{N_SHORT_ID}}}" if self.short_ids else "call_[0-9a-f]{12}"
 
 
 HERMES = Wire(
@@ -69,17 +78,16 @@ def read_calls(wire: Wire, text: str, names: Collection[str]) -> list[tuple[str,
         arguments, end = json.JSONDecoder().raw_decode(text, len(head))
         calls.append((heads[head], arguments))
         text = text[end:]
-        if _pattern(wire.after).fullmatch(text):
+        if _pattern(wire, wire.after).fullmatch(text):
             return calls
-        between = _pattern(wire.separator or wire.after).match(text)
+        between = _pattern(wire, wire.separator or wire.after).match(text)
         if between is None:
             raise ValueError(f"{text[:80]!r} follows a call")
         text, opener = text[between.end() :], ""
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    slot = re.escape(ID_SLOT)
-    return re.compile(re.escape(text).replace(slot, f"[a-zA-Z0-9]{{{N_SHORT_ID}}}"))
+def _pattern(wire: Wire, text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text).replace(re.escape(ID_SLOT), wire.id_pattern))
 
 
 def probe(template: Template, ends: Sequence[str], thinking: bool) -> Wire:
@@ -97,7 +105,7 @@ def probe(template: Template, ends: Sequence[str], thinking: bool) -> Wire:
     for as_text, short_ids in ((False, False), (False, True), (True, False), (True, True)):
         found = _probe_form(template, ends, thinking, as_text, short_ids)
         if isinstance(found, Wire):
-            return found
+            return replace(found, replies_as_text=not _takes_replies(template, found, thinking))
         written = written or found
     if written:
         return HERMES
@@ -105,6 +113,17 @@ def probe(template: Template, ends: Sequence[str], thinking: bool) -> Wire:
         "the model's chat template cannot write an assistant's tool call; "
         "use an instruct model whose template takes tools"
     )
+
+
+def _takes_replies(template: Template, wire: Wire, thinking: bool) -> bool:
+    """Tell whether a customer's message may follow a call; Mistral's templates refuse it."""
+    call = _call(_NAME, 0, wire.arguments_as_text, wire.short_ids)
+    talk = [*_messages([call]), {"role": "user", "content": _QUESTION}]
+    try:
+        template.render(talk, [_tool(_NAME)], thinking=thinking)
+    except TemplateError:
+        return False
+    return True
 
 
 def _probe_form(
@@ -117,19 +136,22 @@ def _probe_form(
     for think in (thinking, True, None):
         try:
             start = template.render(_messages(()), tools, thinking=think)
-            text = template.render(_messages(calls[:1]), tools, asks=False, thinking=think)
+            one = template.render(_messages(calls[:1]), tools, asks=False, thinking=think)
         except TemplateError:
             continue
-        written = written or text.count(_NAME) > start.count(_NAME)
-        if not text.startswith(start):
-            continue
+        written = written or one.count(_NAME) > start.count(_NAME)
         try:
             two = template.render(_messages(calls), tools, asks=False, thinking=think)
         except TemplateError:
             two = ""
-        wire = _read(text[len(start) :], two[len(start) :], ends, as_text, short_ids)
-        if wire is not None:
-            return wire
+        # Some templates write the tools into the last message only, so that what comes before
+        # the customer's words changes as the conversation goes on; what follows them does not.
+        header, answer, answers = (text.rpartition(_QUESTION)[2] for text in (start, one, two))
+        if answer.startswith(header):
+            n = len(header)
+            wire = _read(answer[n:], answers[n:], ends, as_text, short_ids)
+            if wire is not None:
+                return wire
     return written
 
 
@@ -147,7 +169,7 @@ def _read(one: str, two: str, ends: Sequence[str], as_text: bool, short_ids: boo
         after = _slotted(after.rstrip() if cut is None else after[:cut], short_ids)
         middle = two.partition(arguments)[2].partition(_OTHER_NAME)
         separator = _slotted(middle[0], short_ids) if middle[1] else None
-        if ID_SLOT in before + between or any(end in (separator or "") for end in ends):
+        if any(end in (separator or "") for end in ends):
             separator = None
         return Wire(before, between, after, separator, item, key, as_text, short_ids)
     return None
@@ -166,7 +188,7 @@ def _probe_id(index: int, short_ids: bool) -> str:
 def _messages(calls: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     messages: list[Mapping[str, Json]] = [
         {"role": "system", "content": "policy"},
-        {"role": "user", "content": "question"},
+        {"role": "user", "content": _QUESTION},
     ]
     if calls:
         messages.append({"role": "assistant", "content": "", "tool_calls": list(calls)})
@@ -183,7 +205,11 @@ def _call(name: str, index: int, as_text: bool, short_ids: bool) -> Mapping[str,
 
 
 def _tool(name: str) -> Mapping[str, Json]:
-    parameters = {"type": "object", "properties": {"walrus": {"type": "string"}}}
+    properties = {
+        "walrus": {"type": "string", "description": "A word."},
+        "count": {"type": "integer", "description": "A number."},
+    }
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
     return {
         "type": "function",
         "function": {"name": name, "description": "Does it.", "parameters": parameters},
