@@ -251,7 +251,7 @@ def test_the_tokenizer_gives_back_what_it_was_given(tmp_path: Path) -> None:
     finally:
         tokenizer.VOCABULARY, tokenizer.N_PREFIXED = before, before_prefixed
     encoder = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in (render(TALK, DIALOGUE.tools), "xin chào 4WQ150 mia_li_3668\t\n  <b>"):
+    for text in (render(TALK, DIALOGUE.tools), "xin chào 7KD2RM ana_ro_5127\t\n  <b>"):
         assert encoder.decode(encoder.encode(text).ids, skip_special_tokens=False) == text
     assert encoder.encode("<tool_call>").ids == [encoder.token_to_id("<tool_call>")]
     # The property that copying rests on: a name is cut alike behind a space and behind a quote.

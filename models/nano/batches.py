@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.nano.windows import CALL, CUSTOMER
+from models.nano.windows import CALL, COPY, CUSTOMER, NAME
+
+COPY_WEIGHT = 2.5
+NAME_WEIGHT = 4.0
+"""Against 1 for any other token of a call: replies are long, and a wrong tool spoils the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +134,13 @@ def _fill(
         n = len(places)
         chosen[row, :n], targets[row, :n] = places, ids[row, places + 1]
         kept[row, :n], origin[row, :n] = flags[row, places + 1], sources[row, places + 1]
-        weights[row, :n] = np.where(kept[row, :n] & CALL, 1.0, customer)
+        weights[row, :n] = _weights(kept[row, :n], customer)
     return Batch(ids, documents, chosen, targets, weights, kept, origin)
+
+
+def _weights(flags: NDArray[np.int64], customer: float) -> NDArray[np.float32]:
+    """Return how much each target counts: the choice of the tool most, then copied values."""
+    weights = np.where(flags & CALL, 1.0, customer)
+    weights[flags & COPY > 0] = COPY_WEIGHT
+    weights[flags & NAME > 0] = NAME_WEIGHT
+    return weights.astype(np.float32)
