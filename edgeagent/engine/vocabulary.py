@@ -46,7 +46,8 @@ class Vocabulary:
         """Those that llama.cpp finds in any text, asked to or not."""
         self.strips_left = frozenset(self._having(attributes, llama.LLAMA_TOKEN_ATTR_LSTRIP))
         self.strips_right = frozenset(self._having(attributes, llama.LLAMA_TOKEN_ATTR_RSTRIP))
-        self.ends = tuple(t for t in range(self.n_tokens) if llama.llama_vocab_is_eog(pointer, t))
+        candidates = sorted({*steering, self.end} - {-1})
+        self.ends = tuple(t for t in candidates if llama.llama_vocab_is_eog(pointer, t))
         """Tokens that end a turn."""
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
