@@ -15,6 +15,9 @@ from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episo
 from models.nano import template
 from models.nano.dialogue import Dialogue
 
+SHARE_WITH_REPLY = 0.2
+"""Of the openings, those that are shown again with the result and the reply to it."""
+
 
 def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
     """Yield `n` lessons; in one of eight the tools stand in another order."""
@@ -25,6 +28,27 @@ def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
             tools = tuple(rng.sample(dialogue.tools, len(dialogue.tools)))
             dialogue = Dialogue(dialogue.source, tools, dialogue.messages)
         yield dialogue
+
+
+def openings(seed: int, n: int) -> Iterator[Dialogue]:
+    """Yield the first step of `n` episodes, some up to the first reply, without the tools.
+
+    A whole lesson costs about a thousand tokens and shows one customer's first wish; an opening
+    costs eighty, so far more ways to say a wish are seen for the same work.
+    """
+    rng = Random(seed)
+    for episode in episodes(seed, n, "train"):
+        messages = dialogue_of(episode).messages
+        names = {
+            at: message["tool_calls"][0]["function"]["name"]
+            for at, message in enumerate(messages)
+            if message["role"] == "assistant"
+        }
+        first = min(names)
+        yield Dialogue("openings", (), messages[: first + 1])
+        replies = [at for at, name in names.items() if name == RESPOND and at > first]
+        if replies and rng.random() < SHARE_WITH_REPLY:
+            yield Dialogue("openings", (), messages[: replies[0] + 1])
 
 
 def dialogue_of(episode: Episode) -> Dialogue:

@@ -100,6 +100,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="TFT file whose conversations stay out")
     parser.add_argument("--diet", type=int, default=0, help="copying exercises to make")
     parser.add_argument("--airline", type=int, default=0, help="simulated episodes to make")
+    parser.add_argument(
+        "--openings", type=int, default=0, help="episodes to take only the start of"
+    )
     parser.add_argument("--tokens", type=int, default=512, help="longest window")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -108,11 +111,13 @@ def main() -> None:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
     if options.tau:
         write("tau", tau.dialogues(options.tau), folder, options.tokens, seed)
-    if options.airline:
+    if options.airline or options.openings:
         # The simulator is imported on use: it needs the package, the other sources do not.
         from models.nano import airline
-
+    if options.airline:
         write("airline", airline.dialogues(seed, options.airline), folder, options.tokens, seed)
+    if options.openings:
+        write("openings", airline.openings(seed, options.openings), folder, options.tokens, seed)
     if options.sgd:
         dialogues = schema_guided(options.sgd, options.held_out, Random(seed))
         write("sgd", dialogues, folder, options.tokens, seed)
