@@ -33,7 +33,7 @@ class Bench:
     ) -> None:
         self.context: Context = opened(folder, **settings).context
         self.tools = tuple(tools)
-        self.grammars = Grammars(self.context.vocabulary, HERMES, mode)  # type: ignore[arg-type]
+        self.grammars = Grammars(self.context.vocabulary, HERMES, mode)
         self.grammars.use(self.tools)
         self.is_cancelled = False
         store = PrefixStore(None, folder / "tiny.gguf", "")
