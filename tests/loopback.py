@@ -211,6 +211,17 @@ def flood_line(code: int = 200) -> Answer:
     return answer
 
 
+def chatter() -> Answer:
+    """Write comments without end, as fast as they are taken."""
+
+    def answer(reply: Reply) -> None:
+        reply.head(200, "text/event-stream")
+        while not reply.server.is_closing.is_set():
+            reply.write(": " + "x" * 50_000 + "\n\n")
+
+    return answer
+
+
 def drip() -> Answer:
     """Write a comment now and then, for ever: never silent, never useful."""
 

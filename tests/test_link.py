@@ -142,6 +142,7 @@ def test_a_probe_says_what_is_wrong(watch: Watch, answer: loopback.Answer, said:
         link = watch(server.url)
         assert said in settle(link, LinkState.OFFLINE)
         assert not link.is_up
+        assert len(server.probes) == 1, "it is believed at once"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,14 @@ def test_any_other_answer_means_that_it_is_there(watch: Watch, answer: loopback.
     with Loopback(loopback.replies("ok")) as server:
         server.models = answer
         settle(watch(server.url), LinkState.ONLINE)
+
+
+def test_a_probe_follows_no_redirect(watch: Watch) -> None:
+    """The key would go with it."""
+    with Loopback(loopback.replies("ok")) as server, Loopback(loopback.replies("ok")) as other:
+        server.models = loopback.status(307, Location=f"{other.url}/models")
+        settle(watch(server.url), LinkState.ONLINE)
+        assert other.probes == []
 
 
 def test_nobody_listening_is_said_in_words(watch: Watch) -> None:
