@@ -63,6 +63,12 @@ def test_the_same_seed_plays_the_same_episode(lessons: tuple[Episode, ...]) -> N
     assert again == lessons[:60]
 
 
+def test_a_wish_that_changes_nothing_is_drawn_again() -> None:
+    """The desk refuses it, and the expert has nothing to teach there."""
+    lesson = list(episodes(880048, 9, "train"))[8]
+    assert lesson.seed == "train 880048 8 1"
+
+
 def test_an_episode_is_a_valid_conversation_with_one_label_per_step(
     lessons: tuple[Episode, ...],
 ) -> None:
