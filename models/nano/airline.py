@@ -31,24 +31,26 @@ def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
 
 
 def openings(seed: int, n: int) -> Iterator[Dialogue]:
-    """Yield the first step of `n` episodes, some up to the first reply, without the tools.
+    """Yield the first step of `n` episodes, some up to the first reply.
 
     A whole lesson costs about a thousand tokens and shows one customer's first wish; an opening
-    costs eighty, so far more ways to say a wish are seen for the same work.
+    costs a third, so far more ways to say a wish are seen for the same work. Without the tools
+    in front it would cost eighty, but what was learnt there did not show behind the tools.
     """
     rng = Random(seed)
     for episode in episodes(seed, n, "train"):
-        messages = dialogue_of(episode).messages
+        dialogue = dialogue_of(episode)
+        messages = dialogue.messages
         names = {
             at: message["tool_calls"][0]["function"]["name"]
             for at, message in enumerate(messages)
             if message["role"] == "assistant"
         }
         first = min(names)
-        yield Dialogue("openings", (), messages[: first + 1])
+        yield Dialogue("openings", dialogue.tools, messages[: first + 1])
         replies = [at for at, name in names.items() if name == RESPOND and at > first]
         if replies and rng.random() < SHARE_WITH_REPLY:
-            yield Dialogue("openings", (), messages[: replies[0] + 1])
+            yield Dialogue("openings", dialogue.tools, messages[: replies[0] + 1])
 
 
 def dialogue_of(episode: Episode) -> Dialogue:

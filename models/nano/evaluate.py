@@ -70,10 +70,13 @@ def steps(model: Nano, encoder: Any, dialogues: Iterable[Dialogue], n_max: int) 
 
 def _scored(model: Nano, encoder: Any, window: Window, defer: int) -> Iterator[Step]:
     ids = torch.tensor([window.ids])
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits = model.logits(model.hidden(ids, torch.zeros_like(ids)))[0].float()
-    best = logits.argmax(-1).tolist()
     is_call = [bool(flag & CALL) for flag in window.flags]
+    learnt = [place for place, flag in enumerate(is_call) if flag]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states = model.hidden(ids, torch.zeros_like(ids))[0]
+        logits = model.logits(states[[place - 1 for place in learnt]]).float()
+    best = dict(zip(learnt, logits.argmax(-1).tolist(), strict=True))
+    row = {place: number for number, place in enumerate(learnt)}
     end = encoder.token_to_id("<|im_end|>")
     at = 0
     while at < len(is_call):
@@ -85,15 +88,15 @@ def _scored(model: Nano, encoder: Any, window: Window, defer: int) -> Iterator[S
             behind += 1
         if window.ids[behind - 1] == end:
             places = range(at, behind)
-            right = [best[place - 1] == window.ids[place] for place in places]
+            right = [best[place] == window.ids[place] for place in places]
             n_name = sum(bool(window.flags[place] & NAME) for place in places)
             yield Step(
                 encoder.decode([window.ids[place] for place in places][:n_name]),
                 all(right[:n_name]),
                 all(right),
-                float(logits[at - 1].softmax(-1)[defer]),
+                float(logits[row[at]].softmax(-1)[defer]),
                 encoder.decode([window.ids[place] for place in places]),
-                encoder.decode([best[place - 1] for place in places]),
+                encoder.decode([best[place] for place in places]),
             )
         at = behind
 
@@ -205,7 +208,7 @@ def main() -> None:
         sources["sgd, restaurants of the test split"] = sgd_test(options.sgd)
     for name, dialogues in sources.items():
         found = list(steps(model, encoder, dialogues, options.tokens))
-        print(f"# {name}\n{report(found, options.threshold)}")
+        print(f"# {name}\n{report(found, options.threshold)}", flush=True)
         if any(step.wanted == DEFER for step in found):
             for threshold, precision, recall in curve(found):
                 print(f"  defer at {threshold:.2f}: precision {precision:.3f} recall {recall:.3f}")
