@@ -23,7 +23,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from models.nano import sgd, template
+from models.nano import augment, sgd, template
 from models.nano.dialogue import Dialogue
 from models.nano.model import Nano, Shape
 from models.nano.windows import CALL, NAME, Window, windows
@@ -170,7 +170,8 @@ def tft(path: Path, job: Path) -> Iterator[Dialogue]:
                 messages.append(template.user(message["content"]))
         answer = json.loads(row["answer"])
         messages.append(template.call(answer["name"], answer["parameters"]))
-        yield Dialogue("tft", tools, tuple(messages))
+        # The file sorts arguments by name; the grammar writes them in the signature's order.
+        yield augment.canonical(Dialogue("tft", tools, tuple(messages)))
 
 
 def sgd_test(folder: Path) -> Iterator[Dialogue]:
@@ -178,7 +179,7 @@ def sgd_test(folder: Path) -> Iterator[Dialogue]:
     tools = sgd.schemas(folder, "test")
     for recorded in sgd.read(folder, ("test",)):
         if len(recorded.services) == 1 and recorded.services[0].startswith("Restaurants"):
-            yield sgd.dialogue_of(recorded, tools)
+            yield augment.canonical(sgd.dialogue_of(recorded, tools))
 
 
 def main() -> None:
