@@ -81,7 +81,7 @@ def read(folder: Path) -> Checkpoint:
     weight_map = _weight_map(folder)
     tensors: dict[str, Stored] = {}
     for shard in sorted(set(weight_map.values())) if weight_map else [SINGLE]:
-        for name, stored in sorted(_tensors(folder / shard).items()):
+        for name, stored in sorted(stored_in(folder / shard).items()):
             if weight_map and weight_map.get(name) != shard:
                 raise ConversionError(
                     f"{folder / INDEX} places {name} in {weight_map.get(name)}, but {shard} has "
@@ -161,8 +161,12 @@ def _instead(folder: Path) -> str:
     return "download the checkpoint again"
 
 
-def _tensors(shard: Path) -> dict[str, Stored]:
-    """Return what the shard's header lists, every tensor checked to lie inside the file."""
+def stored_in(shard: Path) -> dict[str, Stored]:
+    """Return what the safetensors file lists, every tensor checked to lie inside the file.
+
+    Raises:
+        ConversionError: it cannot be read, is damaged or cut short, or holds another dtype.
+    """
     try:
         with shard.open("rb") as file:
             size = file.seek(0, 2)
