@@ -29,6 +29,8 @@ VERBS = {
     "outbox": "Turns that wait for the larger model.",
     "convert": "Turn a checkpoint into a GGUF file.",
     "inspect": "Show what a GGUF file holds.",
+    "eval": "Run a model through a benchmark and score it.",
+    "score": "Score given predictions; needs no model.",
     "doctor": "Check this machine and this installation.",
     "config": "Show the settings and where they come from.",
     "completion": "Print the completion script of a shell.",

@@ -8,7 +8,8 @@ EdgeAgentError
 │   ├── TemplateError       the model's chat template is missing or cannot carry tools
 │   ├── SchemaRefused       a tool's schema asks for what the grammar cannot enforce
 │   ├── ScenarioError       a scenario folder or its data cannot be used
-│   └── ConversionError     a checkpoint or GGUF file cannot be converted
+│   ├── ConversionError     a checkpoint or GGUF file cannot be converted
+│   └── EvaluationError     an evaluation's data or predictions cannot be used
 ├── EngineError             the local model failed while it was running
 │   ├── EngineDied          the worker process is gone; the conversation is not
 │   └── ContextFull         prompt and reserve do not fit in the context
@@ -71,6 +72,10 @@ class ConversionError(UsageError):
     """A checkpoint or GGUF file cannot be converted."""
 
     exit_code = 1
+
+
+class EvaluationError(UsageError):
+    """An evaluation's data, predictions or options cannot be used."""
 
 
 class EngineError(EdgeAgentError):

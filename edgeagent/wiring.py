@@ -6,6 +6,7 @@ The one place that knows which class stands behind each part. Reads no environme
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,10 +16,27 @@ from edgeagent.config import Config
 from edgeagent.engine.client import Engine, EngineOptions
 from edgeagent.errors import ConfigError
 from edgeagent.link import Link
+from edgeagent.manifest import DEFAULT, Manifest
 from edgeagent.remote import Remote
 from edgeagent.served import Served
 from edgeagent.session import Scenario, Session
 from edgeagent.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The model that drafts, and what is known of it; not started."""
+
+    name: str
+    """As the person gave it: a name, a path, or an address."""
+    tier: LocalTier
+    """Whoever opened it closes it."""
+    manifest: Manifest
+    quant: str = ""
+    path: Path | None = None
+    """None for a model on a server."""
+    max_tokens: int = 512
+    """Tokens that one step may write."""
 
 
 def open_store() -> Store:
@@ -55,7 +73,7 @@ def open_session(
     """
     with ExitStack() as stack:
         stack.callback(scenario.backend.close)
-        local, threshold = _local_tier(config)
+        local = open_local(config)
         store = open_store()
         stack.callback(store.close)
         session_id = resume or store.create_session(scenario_ref, config.model.name)
@@ -65,23 +83,31 @@ def open_session(
         store,
         session_id,
         scenario,
-        local,
+        local.tier,
         Remote(config.remote) if config.remote.base_url and not config.offline else None,
         _started_link(config),
         config,
-        config.defer.threshold if config.defer.threshold is not None else threshold,
+        config.defer.threshold
+        if config.defer.threshold is not None
+        else local.manifest.defer_threshold,
     )
 
 
-def _local_tier(config: Config) -> tuple[LocalTier, float | None]:
-    """Return the model that drafts, not started, and the deferral threshold of its manifest."""
+def open_local(config: Config) -> Local:
+    """Return the model that the settings name; nothing is loaded yet.
+
+    Raises:
+        ModelNotFound: the model has no file; the message says how to fetch it.
+        ConfigError: the model is a server's address and `--offline` forbids it.
+    """
     name = config.model.name
     if name.startswith(("http://", "https://")):
         if config.offline:
             raise ConfigError(f"the model {name} is a server and --offline opens no socket")
         # A key is for the server it was given for, and goes to no other.
         is_same = urlsplit(name).netloc == urlsplit(config.remote.base_url or "").netloc
-        return Served(name, config.remote.api_key if is_same else None, config.model.n_ctx), None
+        served = Served(name, config.remote.api_key if is_same else None, config.model.n_ctx)
+        return Local(name, served, DEFAULT, max_tokens=config.model.max_tokens)
     model = catalog.resolve(name)
     options = EngineOptions(
         path=model.path,
@@ -91,7 +117,9 @@ def _local_tier(config: Config) -> tuple[LocalTier, float | None]:
         cache_dir=paths.cache_dir(),
         log_file=engine_log(),
     )
-    return Engine(options), model.manifest.defer_threshold
+    return Local(
+        name, Engine(options), model.manifest, model.quant, model.path, config.model.max_tokens
+    )
 
 
 def _started_link(config: Config) -> Link:

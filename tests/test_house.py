@@ -47,8 +47,13 @@ FLOORS = (
 STRANGERS = {("evals", "tui"), ("evals", "commands"), ("tui", "commands")}
 """Pairs that do not import each other, whichever floor they are on."""
 
-DOORS = {("edgeagent/commands/chat.py", "tui"), ("edgeagent/commands/eval.py", "evals")}
-"""The verbs whose whole work is to start the other."""
+DOORS = (
+    ("edgeagent/commands/chat.py", "tui"),
+    ("edgeagent/commands/compare.py", "evals"),
+    ("edgeagent/commands/eval", "evals"),
+    ("edgeagent/commands/score", "evals"),
+)
+"""How the path of a verb begins whose whole work is to start the other."""
 
 ROOMS = {
     "llama_cpp": ("edgeagent/engine/",),

@@ -1,0 +1,19 @@
+"""`edgeagent eval`: run a model through a benchmark and score what it does.
+
+edgeagent eval tft --data dev.jsonl --tools job_description.json --model nano
+"""
+
+from __future__ import annotations
+
+from edgeagent.commands.suites import Suites
+
+SUITES: dict[str, str] = {}
+"""Suite → one line of help. Each lives in `edgeagent.commands.eval_<suite>`."""
+
+command = Suites(
+    "eval",
+    SUITES,
+    help="Run a model through a benchmark and score it.\n\n"
+    "Progress goes to stderr, results to stdout; floors and 95 % intervals stand beside them. "
+    "Ctrl-C sums up what is done.",
+)

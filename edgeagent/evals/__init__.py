@@ -1,0 +1,1 @@
+"""Evaluations: data sets, scorers and their intervals; what they measure is the product itself."""
