@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from edgeagent import errors
-from edgeagent.engine.protocol import Failed, Finished, Request
+from edgeagent.engine.protocol import Failed, Finished, Kind, Request
 from edgeagent.errors import EdgeAgentError, EngineDied, ModelLoadError
 from edgeagent.events import Prefilled, Token
 from edgeagent.manifest import Dialect
@@ -54,6 +54,8 @@ class EngineOptions:
     """Gets everything that llama.cpp prints."""
     context_limit: int | None = None
     """Most tokens of prompt and answer, where a model was trained on less than n_ctx."""
+    n_outputs: int = 1
+    """Rows of logits that one pass may give; `meter` asks for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,15 @@ class Engine:
             for said in self._ask(Request("step", (prompt, rule)), cancel):
                 if not isinstance(said, Finished):
                     yield said
+
+    def ask(self, kind: Kind, *args: Any) -> Any:
+        """Return the worker's answer to a request that has one; `meter` asks.
+
+        Raises:
+            EngineDied: the worker is gone; `start` it again.
+        """
+        with self._lock:
+            return list(self._ask(Request(kind, args), threading.Event()))[-1].value
 
     def close(self) -> None:
         """End the worker; takes at most 2 s. `start` would start it again."""

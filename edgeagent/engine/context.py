@@ -6,7 +6,7 @@ Knows no prompt and no grammar. One thread only.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,11 @@ class Context:
             del self.log[n:]
         return len(self.log)
 
-    def decode(self, tokens: Sequence[int], *, logits: bool) -> bool:
+    def decode(self, tokens: Sequence[int], *, logits: bool, rows: Collection[int] = ()) -> bool:
         """Read at most `N_BATCH` more tokens; `logits` asks for the row after the last.
+
+        `rows` asks for the rows after other places in `tokens` too; the context must have been
+        opened for so many outputs.
 
         Returns False, with the log as before, when the abort flag was raised meanwhile.
 
@@ -69,8 +72,8 @@ class Context:
         for index, token in enumerate(tokens):
             batch.token[index] = token
             batch.pos[index] = start + index
-            batch.logits[index] = 0
-        batch.logits[n - 1] = logits
+            batch.logits[index] = index in rows
+        batch.logits[n - 1] |= logits
         status = llama.llama_decode(self._pointer, batch)
         self.n_passes += 1
         self.log.extend(tokens)
@@ -85,9 +88,12 @@ class Context:
             "its reason is in the engine's log file"
         )
 
-    def logits(self) -> NDArray[np.float32]:
-        """Return the logits after the last token, shape (n_tokens,); valid until the next pass."""
-        row = llama.llama_get_logits_ith(self._pointer, -1)
+    def logits(self, place: int = -1) -> NDArray[np.float32]:
+        """Return the logits after the last token, shape (n_tokens,); valid until the next pass.
+
+        `place` names another token of the last pass, one of its `rows`.
+        """
+        row = llama.llama_get_logits_ith(self._pointer, place)
         return np.ctypeslib.as_array(row, shape=(self.vocabulary.n_tokens,))
 
     def save(self, path: Path) -> bool:

@@ -44,8 +44,16 @@ class Opened:
     size_bytes: int
 
 
-def open_model(path: Path, n_ctx: int | None, n_threads: int | None, abort_address: int) -> Opened:
+def open_model(
+    path: Path,
+    n_ctx: int | None,
+    n_threads: int | None,
+    abort_address: int,
+    n_outputs: int = 1,
+) -> Opened:
     """Load the file; a byte other than 0 at `abort_address` stops a running pass within 1 ms.
+
+    `n_outputs` is how many rows of logits one pass may give; each takes a float per token.
 
     Raises:
         ModelLoadError: the file is not a whole GGUF model, or does not fit into memory.
@@ -62,7 +70,7 @@ def open_model(path: Path, n_ctx: int | None, n_threads: int | None, abort_addre
     _listen()
     llama.llama_backend_init()
     model = _load_weights(path)
-    pointer = _make_context(model, header, path, n_ctx, n_threads, abort_address)
+    pointer = _make_context(model, header, path, n_ctx, n_threads, abort_address, n_outputs)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
     context = Context(pointer, vocabulary, n_ctx)
     return Opened(
@@ -111,12 +119,13 @@ def _make_context(
     n_ctx: int,
     n_threads: int | None,
     abort_address: int,
+    n_outputs: int,
 ) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = N_BATCH
     params.n_seq_max = 1
-    params.n_outputs_max = 1
+    params.n_outputs_max = n_outputs
     # One token of a small model takes less time than threads take to meet 200 times.
     params.n_threads = n_threads or (1 if header.size_bytes < _SMALL else physical_cores())
     params.n_threads_batch = n_threads or physical_cores()

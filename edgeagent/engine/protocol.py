@@ -6,14 +6,16 @@ Frozen and picklable. Knows nothing of llama.cpp.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["load", "check", "warm", "step", "read", "speed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the parent asks the worker to do."""
 
-    kind: Literal["load", "check", "warm", "step"]
+    kind: Kind
     args: tuple[Any, ...]
 
 

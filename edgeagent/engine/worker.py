@@ -23,6 +23,7 @@ from edgeagent.engine import library
 from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
 from edgeagent.engine.decode import Decoder
 from edgeagent.engine.grammar import Grammars
+from edgeagent.engine.measuring import Meter
 from edgeagent.engine.prefix import PrefixStore
 from edgeagent.engine.prompt import PromptWriter
 from edgeagent.engine.protocol import Failed, Finished, Request
@@ -46,7 +47,9 @@ class Worker:
         started = time.perf_counter()
         self._flag = flag
         address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
-        opened = library.open_model(options.path, options.n_ctx, options.n_threads, address)
+        opened = library.open_model(
+            options.path, options.n_ctx, options.n_threads, address, options.n_outputs
+        )
         context, vocabulary = opened.context, opened.context.vocabulary
         if options.context_limit is not None:
             context.n_ctx = min(context.n_ctx, options.context_limit)
@@ -62,6 +65,7 @@ class Worker:
         prefixes = PrefixStore(options.cache_dir, options.path, library.SETTING)
         self._decoder = Decoder(context, self._grammars, wire, prefixes, self._is_cancelled)
         self._prefixes: dict[tuple[str, str], list[int]] = {}
+        self.meter = Meter(context, self._writer, self._grammars, wire)
         self.facts = ModelFacts(
             opened.name,
             opened.quant,
@@ -135,6 +139,10 @@ def _answers(worker: Worker, request: Request) -> Iterator[Any]:
         case "step":
             yield from worker.step(*request.args)
             yield Finished()
+        case "read":
+            yield Finished(worker.meter.read(*request.args))
+        case "speed":
+            yield Finished(worker.meter.speed())
         case "load":
             raise AssertionError("a worker loads one model")
 
