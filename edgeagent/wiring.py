@@ -109,6 +109,21 @@ def open_local(config: Config) -> Local:
         served = Served(name, config.remote.api_key if is_same else None, config.model.n_ctx)
         return Local(name, served, DEFAULT, max_tokens=config.model.max_tokens)
     model = catalog.resolve(name)
+    return Local(
+        name,
+        open_engine(config, model),
+        model.manifest,
+        model.quant,
+        model.path,
+        config.model.max_tokens,
+    )
+
+
+def open_engine(config: Config, model: catalog.Model, n_outputs: int = 1) -> Engine:
+    """Return the engine that runs the model's file; nothing is loaded yet.
+
+    `n_outputs` is as in `EngineOptions`.
+    """
     options = EngineOptions(
         path=model.path,
         dialect=model.manifest.dialect,
@@ -116,10 +131,9 @@ def open_local(config: Config) -> Local:
         n_threads=config.model.n_threads,
         cache_dir=paths.cache_dir(),
         log_file=engine_log(),
+        n_outputs=n_outputs,
     )
-    return Local(
-        name, Engine(options), model.manifest, model.quant, model.path, config.model.max_tokens
-    )
+    return Engine(options)
 
 
 def _started_link(config: Config) -> Link:
