@@ -40,7 +40,7 @@ class Sums:
     in_sum2: Floats
     """Sum over the tokens of the squared input, shape (n_experts, n_in)."""
     counts: Floats
-    """Tokens that were seen, shape (n_experts,); a weighted token counts as its weight."""
+    """Tokens that were seen, shape (n_experts,); whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ class Importance:
         found = self.sums.get(name)
         if found is None:
             return None
-        seen = found.counts > 0
-        counts = np.where(seen, found.counts, np.float32(1))[:, None]
+        counts = np.floor(found.counts + np.float32(0.5))[:, None]  # llama.cpp keeps whole ones
+        seen = counts[:, 0] > 0
+        counts = np.where(seen[:, None], counts, np.float32(1))
         means = np.where(seen[:, None], found.in_sum2 / counts, np.float32(1))
         return np.ascontiguousarray(means.reshape(-1), np.float32)
 
@@ -217,7 +218,8 @@ class _Dat:
             raise self._damaged("an entry has no name or no values")
         _check_values(self._path, name, values)
         # The form does not say how many experts share the values, and their mean needs it not.
-        return name, Sums(values[None, :], np.array([n_calls], np.float32))
+        # Without calls the values are the means already.
+        return name, Sums(values[None, :], np.array([max(1, n_calls)], np.float32))
 
     def _number(self, what: str, limit: int) -> int:
         (n,) = INT32.unpack(self._bytes(4))

@@ -29,7 +29,7 @@ def sums(n_experts: int, n_in: int, counts: list[float]) -> Sums:
 FOUND = Importance(
     {
         Q: sums(1, 64, [512]),
-        DOWN: sums(1, 96, [511.5]),
+        DOWN: sums(1, 96, [511]),
         EXPERTS: sums(3, 32, [100, 0, 7]),
     },
     ("calls.jsonl", "wiki.txt"),
