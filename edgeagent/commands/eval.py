@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from edgeagent.commands.suites import Suites
 
-SUITES: dict[str, str] = {}
+SUITES: dict[str, str] = {
+    "airline": "Whole episodes against scripted customers.",
+}
 """Suite → one line of help. Each lives in `edgeagent.commands.eval_<suite>`."""
 
 command = Suites(
