@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from edgeagent.commands.suites import Suites
 
-SUITES: dict[str, str] = {}
+SUITES: dict[str, str] = {
+    "tft": "distil's four metrics for every row.",
+}
 """Suite → one line of help. Each lives in `edgeagent.commands.score_<suite>`."""
 
 command = Suites(
