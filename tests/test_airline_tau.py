@@ -171,6 +171,34 @@ def test_bugs_are_kept() -> None:
     ]  # fmt: skip
 
 
+def replayed(world: World, *wanted: tuple[str, dict[str, Any]]) -> World:
+    """Return the world after calls that nothing undoes, as in a replay."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in TABLES:
+        connection.execute(statement)
+    Records(connection).fill(world)
+    for name, arguments in wanted:
+        assert tau.act(connection, name, arguments).is_error
+    return Records(connection).world()
+
+
+def test_a_certificate_that_pays_twice_is_gone_and_nothing_is_booked() -> None:
+    once = {"payment_id": "certificate_1000001", "amount": 100}
+    rest = {"payment_id": "credit_card_1000001", "amount": 400}
+    after = replayed(
+        small_world(), ("book_reservation", booking(payment_methods=[once, once, rest]))
+    )
+    expected = small_world()
+    del expected.users["ada_berg_1000"]["payment_methods"]["certificate_1000001"]
+    assert after == expected
+
+
+def test_a_number_is_nobodys_id() -> None:
+    world = small_world()
+    world.reservations["429815"] = {**world.reservations["ECO111"], "reservation_id": "429815"}
+    assert replayed(world, ("cancel_reservation", {"reservation_id": 429815})) == world
+
+
 def test_the_second_leg_shows_the_first_days_prices() -> None:
     world = small_world()
     world.flights["HAT300"]["dates"]["2024-05-20"]["prices"] = {"economy": 1}

@@ -9,6 +9,7 @@ from edgeagent.commands.suites import Suites
 
 SUITES: dict[str, str] = {
     "airline": "Whole episodes against scripted customers.",
+    "tau-replay": "Recorded actions on tau-bench's rules; needs no model.",
 }
 """Suite → one line of help. Each lives in `edgeagent.commands.eval_<suite>`."""
 

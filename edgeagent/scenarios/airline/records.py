@@ -95,6 +95,8 @@ class Records:
         return World(self._all("users"), self._all("flights"), self._all("reservations"))
 
     def _one(self, table: str, key: str) -> Json | None:
+        if not isinstance(key, str):
+            return None  # SQLite would take the number 429815 for the id of that spelling
         row = self.connection.execute(f"SELECT document FROM {table} WHERE id = ?", (key,))
         found = row.fetchone()
         return None if found is None else json.loads(found[0])

@@ -204,7 +204,12 @@ def _book_reservation(
     if insurance == "yes":
         total += 30 * len(passengers)
     total += 50 * nonfree_baggages
-    _pay(user, payment_methods, total)
+    _check_payments(user, payment_methods, total)
+    try:
+        _pay(user, payment_methods)
+    finally:
+        # A certificate that pays twice is gone after the first time, and then there is an error.
+        records.save_user(user_id, user)
     taken = [made for made in RESERVATION_IDS[:2] if records.reservation(made) is not None]
     reservation = {
         "reservation_id": RESERVATION_IDS[len(taken) if taken[:1] == ["HATHAT"] else 0],
@@ -227,7 +232,7 @@ def _book_reservation(
     return json.dumps(reservation)
 
 
-def _pay(user: Json, payments: Sequence[Json], total: int) -> None:
+def _check_payments(user: Json, payments: Sequence[Json], total: int) -> None:
     methods = user["payment_methods"]
     for payment in payments:
         payment_id, amount = payment["payment_id"], payment["amount"]
@@ -239,6 +244,10 @@ def _pay(user: Json, payments: Sequence[Json], total: int) -> None:
     paid = sum(payment["amount"] for payment in payments)
     if paid != total:
         raise _Told(f"payment amount does not add up, total price is {total}, but paid {paid}")
+
+
+def _pay(user: Json, payments: Sequence[Json]) -> None:
+    methods = user["payment_methods"]
     for payment in payments:
         method = methods[payment["payment_id"]]
         if method["source"] == "gift_card":
