@@ -7,23 +7,42 @@ The policy is learnt from what the scripted expert does; the larger model's step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from random import Random
 
 from edgeagent.messages import RESPOND, CallMessage, ResultMessage, Tool, UserMessage
+from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
 from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episodes
-from models.nano import template
+from models.nano import template, values
 from models.nano.dialogue import Dialogue
 
+SHARE_RENAMED = 0.6
+"""Of the lessons, those whose people get invented names: the world has a few hundred of its own."""
 SHARE_WITH_REPLY = 0.2
 """Of the openings, those that are shown again with the result and the reply to it."""
 
+_CAPITALISED = "|".join(sorted({*FIRST_NAMES, *LAST_NAMES}, key=len, reverse=True))
+_LOWER = _CAPITALISED.lower()
+_NAME = re.compile(
+    rf"(?<![A-Za-z])(?:{_CAPITALISED})(?![A-Za-z])"
+    # In lower case a name is only what stands in a user id or in front of a mail's @.
+    rf"|(?<![A-Za-z])(?:{_LOWER})(?=_|\.[a-z]+\d*@)|(?<=[_.])(?:{_LOWER})(?=_\d|\d*@)"
+)
+
 
 def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
-    """Yield `n` lessons; in one of eight the tools stand in another order."""
+    """Yield `n` lessons; in one of eight the tools stand in another order.
+
+    Lessons to train on have invented names in most cases, held-out ones never.
+    """
     rng = Random(seed)
     for episode in episodes(seed, n, split):
         dialogue = dialogue_of(episode)
+        if split == "train" and rng.random() < SHARE_RENAMED:
+            dialogue = renamed(dialogue, rng)
         if rng.random() < 0.125:
             tools = tuple(rng.sample(dialogue.tools, len(dialogue.tools)))
             dialogue = Dialogue(dialogue.source, tools, dialogue.messages)
@@ -40,6 +59,8 @@ def openings(seed: int, n: int) -> Iterator[Dialogue]:
     rng = Random(seed)
     for episode in episodes(seed, n, "train"):
         dialogue = dialogue_of(episode)
+        if rng.random() < SHARE_RENAMED:
+            dialogue = renamed(dialogue, rng)
         messages = dialogue.messages
         names = {
             at: message["tool_calls"][0]["function"]["name"]
@@ -51,6 +72,30 @@ def openings(seed: int, n: int) -> Iterator[Dialogue]:
         replies = [at for at, name in names.items() if name == RESPOND and at > first]
         if replies and rng.random() < SHARE_WITH_REPLY:
             yield Dialogue("openings", dialogue.tools, messages[: replies[0] + 1])
+
+
+def renamed(dialogue: Dialogue, rng: Random) -> Dialogue:
+    """Return the dialogue with an invented name for every first and last name in it.
+
+    User ids and addresses of mail are spelled from names, so they change along.
+    """
+    names: dict[str, str] = {}
+
+    def swap(match: re.Match[str]) -> str:
+        old = match.group(0)
+        new = names.setdefault(old.lower(), values.word(rng))
+        return new.lower() if old.islower() else new
+
+    messages = tuple(_mapped(message, partial(_NAME.sub, swap)) for message in dialogue.messages)
+    return Dialogue(dialogue.source, dialogue.tools, messages)
+
+
+def _mapped(message: template.Message, change: Callable[[str], str]) -> template.Message:
+    if calls := message.get("tool_calls"):
+        function = calls[0]["function"]
+        arguments = json.loads(change(template.dumps(function["arguments"])))
+        return {**message, **template.call(function["name"], arguments)}
+    return {**message, "content": change(message["content"])}
 
 
 def dialogue_of(episode: Episode) -> Dialogue:

@@ -73,7 +73,7 @@ def _scored(model: Nano, encoder: Any, window: Window, defer: int) -> Iterator[S
     is_call = [bool(flag & CALL) for flag in window.flags]
     learnt = [place for place, flag in enumerate(is_call) if flag]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        states = model.hidden(ids, torch.zeros_like(ids))[0]
+        states = model.hidden(ids)[0]
         logits = model.logits(states[[place - 1 for place in learnt]]).float()
     best = dict(zip(learnt, logits.argmax(-1).tolist(), strict=True))
     row = {place: number for number, place in enumerate(learnt)}

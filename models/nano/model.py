@@ -70,8 +70,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(shape.head, shape.norm_eps)
         self.k_norm = RMSNorm(shape.head, shape.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """Return the attention's output for `x` (B, T, width) under `mask` (B, 1, T, T)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return the causal attention's output for `x` (B, T, width)."""
         batch, n, _ = x.shape
         shape = self.shape
         q = self.q_norm(self.q_proj(x).view(batch, n, shape.n_heads, shape.head)).transpose(1, 2)
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         n_groups = shape.n_heads // shape.n_kv_heads
         k, v = k.repeat_interleave(n_groups, 1), v.repeat_interleave(n_groups, 1)
-        mixed = functional.scaled_dot_product_attention(q, k.to(q.dtype), v, attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(q, k.to(q.dtype), v, is_causal=True)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, n, -1))
 
 
@@ -108,9 +108,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = Mlp(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return the stream after this block, (B, T, width)."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -124,33 +124,25 @@ class Nano(nn.Module):
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
 
-    def hidden(self, ids: Tensor, documents: Tensor) -> Tensor:
-        """Return normed states (B, T, width); a token sees only its own document before it.
-
-        `ids` and `documents` are int64 (B, T); equal numbers are one document.
-        """
-        n = ids.shape[1]
-        cos, sin = rope(n, self.shape, ids.device)
-        causal = torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()
-        mask = ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Return normed states (B, T, width) of `ids`, int64 (B, T)."""
+        cos, sin = rope(ids.shape[1], self.shape, ids.device)
         x = self.embed_tokens(ids)
         for layer in self.layers:
-            x = layer(x, cos, sin, mask)
+            x = layer(x, cos, sin)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., n_vocab) for states (..., width)."""
         return functional.linear(hidden, self.embed_tokens.weight)
 
-    def forward(
-        self, ids: Tensor, documents: Tensor, chosen: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss in nats and correctness of the tokens after the `chosen` places.
 
         `chosen` int64 (B, K) are places in each row, `targets` (B, K) the tokens that follow.
         Only there is the head computed: most tokens of a window are not learnt.
         """
-        states = self.hidden(ids, documents)
+        states = self.hidden(ids)
         picked = states.gather(1, chosen[..., None].expand(-1, -1, states.shape[-1]))
         logits = self.logits(picked).float()
         losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

@@ -3,7 +3,8 @@
 A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see windows.py) and `ends`
 (int64, where each window ends).
 
-    python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 512
+    python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 1024
+    python -m models.nano.prepare --airline 9000 --openings 4000 --tokens 3072
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ def main() -> None:
         "--openings", type=int, default=0, help="episodes to take only the start of"
     )
     parser.add_argument("--tokens", type=int, default=512, help="longest window")
+    parser.add_argument("--shards", default="shards", help="folder under work/")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    folder, seed = WORK / f"shards-{options.tokens}", options.seed
+    folder, seed = WORK / options.shards, options.seed
     if options.diet:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
     if options.tau:

@@ -85,14 +85,20 @@ def _with_prefixes(learnt: dict[str, Any], corpus: list[str]) -> dict[str, Any]:
     for piece in frequent[:N_PREFIXED]:
         learnt["model"]["merges"].append([piece[0], piece[1:]])
         vocabulary[piece] = len(vocabulary)
+    return finished(learnt)
+
+
+def finished(learnt: dict[str, Any]) -> dict[str, Any]:
+    """Return `learnt`, a BPE model with all its merges, with everything else a tokenizer has."""
     first = VOCABULARY - len(SPECIAL) - len(MARKERS)
-    if len(vocabulary) != first:
-        raise ValueError(f"corpus too small: {len(vocabulary)} entries learnt, {first} wanted")
+    n_learnt = len(learnt["model"]["vocab"])
+    if n_learnt != first:
+        raise ValueError(f"corpus too small: {n_learnt} entries learnt, {first} wanted")
     learnt["added_tokens"] = [
         _added(first + i, text, text in SPECIAL) for i, text in enumerate((*SPECIAL, *MARKERS))
     ]
     learnt["normalizer"] = {"type": "NFC"}
-    learnt["pre_tokenizer"] = json.loads(_as_json(splitter))
+    learnt["pre_tokenizer"] = json.loads(_as_json(_byte_level((_qwen_split(),))))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                   "use_regex": False}  # fmt: skip
     learnt["post_processor"] = byte_level

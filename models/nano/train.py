@@ -1,6 +1,6 @@
 """Train nano: one command, CPU or GPU, stoppable at any time, exactly resumable.
 
-    python -m models.nano.train --shards shards-512 --mix sgd=3,diet=1 --steps 2000
+    python -m models.nano.train --mix sgd=3,diet=1 --steps 2000
 
 Run it again with the same options to go on from `work/<run>/last.pt`. A line every few steps
 shows loss, tokens per second, time left, the loss of each source, and copying as a curve of its
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from models.nano import induction
-from models.nano.batches import Batch, Shard, batch, load
+from models.nano.batches import BUCKETS, Batch, Shard, batch, load
 from models.nano.model import Nano, Shape
 from models.nano.optim import optimizers
 from models.nano.windows import CALL, COPY, NAME
@@ -36,13 +36,11 @@ WORK = Path(__file__).parent / "work"
 class Recipe:
     """Everything that decides what a step does."""
 
-    n_row: int = 1024
-    """Tokens in a row."""
-    n_rows: int = 1
-    """Rows that go through the network at once; 1 or 2 keep a CPU's cache warm."""
+    n_tokens: int = 2560
+    """Of one pass; fewer keep a CPU's cache warm. A longer window goes through alone."""
     n_micros: int = 8
     """Passes that make one step."""
-    chosen: float = 0.45
+    chosen: float = 0.4
     """Share of a row's places where the head is computed."""
     matrix_lr: float = 0.004
     other_lr: float = 0.002
@@ -79,8 +77,8 @@ class Trainer:
         self.forward: Any = self.model
 
     def compile(self) -> None:
-        """Compile the network; the first step then takes half a minute."""
-        self.forward = torch.compile(self.model, dynamic=False)
+        """Compile the network; each length of row takes half a minute when it first comes up."""
+        self.forward = compiled(self.model)
 
     def take(self, shards: Sequence[Shard], crew: Crew | None = None) -> Seen:
         """Take one step and return what was seen on the way; `crew` shares the passes."""
@@ -129,21 +127,26 @@ class Trainer:
         self.step, self.n_tokens = state["step"], state["n_tokens"]
 
 
+def compiled(model: Nano) -> Any:
+    """Return the network compiled apart for every length of row."""
+    torch._dynamo.config.recompile_limit = 2 * len(BUCKETS)
+    return torch.compile(model, dynamic=False)
+
+
 def one_pass(
     forward: Any, shards: Sequence[Shard], recipe: Recipe, step: int, micro: int, device: str
 ) -> Seen:
     """Add the gradients of one pass, not yet divided by the weights, and return what was seen."""
-    n_chosen = int(recipe.n_row * recipe.chosen)
     part = batch(
-        shards, recipe.n_rows, recipe.n_row, n_chosen, recipe.customer, (recipe.seed, step, micro)
+        shards, recipe.n_tokens, recipe.chosen, recipe.customer, (recipe.seed, step, micro)
     )
-    arrays = (part.ids, part.documents, part.chosen, part.targets)
+    arrays = (part.ids, part.chosen, part.targets)
     with torch.autocast(device, torch.bfloat16):
         losses, right = forward(*(torch.from_numpy(array).to(device) for array in arrays))
     (losses * torch.from_numpy(part.weights).to(device)).sum().backward()
     seen = Seen()
     seen.sums["weight"] = float(part.weights.sum())
-    seen.sums["tokens"] = float((part.documents >= 0).sum())
+    seen.sums["tokens"] = float(part.n_tokens)
     seen.add(part, losses.detach().cpu().numpy(), right.cpu().numpy())
     return seen
 
@@ -204,7 +207,7 @@ def _work(
     torch.set_num_threads(1)
     for weight, grad in zip(model.parameters(), grads, strict=True):
         weight.grad = grad
-    forward = torch.compile(model, dynamic=False)
+    forward = compiled(model)
     while True:
         try:
             step, seen = orders.get(timeout=60), Seen()
@@ -267,7 +270,7 @@ class Seen:
 def line(trainer: Trainer, seen: Seen, shards: Sequence[Shard], rate: float) -> str:
     """Return the progress line; `rate` is tokens per second."""
     recipe = trainer.recipe
-    per_step = recipe.n_row * recipe.n_rows * recipe.n_micros
+    per_step = recipe.n_tokens * recipe.n_micros
     minutes = (recipe.steps - trainer.step) * per_step / max(rate, 1) / 60
     sources = " ".join(
         f"{shard.name} {seen.mean(f'loss{i}'):.3f}" for i, shard in enumerate(shards)
@@ -307,7 +310,7 @@ def run(
 def main() -> None:
     """Train with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", default="shards-512", help="folder under work/")
+    parser.add_argument("--shards", default="shards", help="folder under work/")
     parser.add_argument("--mix", default="sgd=1", help="sources and shares: sgd=3,diet=1")
     parser.add_argument("--run", default="run", help="folder of the checkpoints under work/")
     parser.add_argument("--every", type=int, default=10, help="steps between lines")
