@@ -8,6 +8,7 @@ from __future__ import annotations
 from edgeagent.commands.suites import Suites
 
 SUITES: dict[str, str] = {
+    "tft": "Next calls in distil's multi-turn test conversations, by distil's metrics.",
     "airline": "Whole episodes against scripted customers.",
     "tau-replay": "Recorded actions on tau-bench's rules; needs no model.",
 }

@@ -7,16 +7,20 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeagent import config, wiring
-from edgeagent.evals import record
+from edgeagent.evals import kept, record
 from edgeagent.evals.rows import Options, Progress, Row, Suite, Summary
 
 SHOWN_EVERY_S = 0.5
+LOGGED_EVERY_S = 30.0
+"""Where stderr is no terminal."""
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +34,93 @@ class Run:
     record: Mapping[str, Any]
 
 
-def run(suite: Suite, model: str | None, options: Options) -> Run:
+def run(suite: Suite, model: str | None, options: Options, keep_in: Path | None = None) -> Run:
     """Return the suite's rows on the model; progress goes to stderr.
 
+    `keep_in` is a file that gets every row as it is made; rows that it holds are not made again.
+
     Raises:
-        UsageError: the model or the data cannot be used.
+        UsageError: the model, the data or the file cannot be used.
     """
-    settings = config.load({"model.name": model})
-    local = wiring.open_local(settings)
+    local = wiring.open_local(config.load({"model.name": model}))
+    made = _record(local, options)
     rows: list[Row] = []
     is_whole = True
     with closing(local.tier):
         local.tier.start()
+        items = suite.run(local, options)
+        if keep_in is not None:
+            of = {key: made[key] for key in ("files", "seed", "settings", "versions")}
+            of |= {"suite": suite.name, "model": local.name}
+            rows = kept.read(keep_in, of)
+            left = replace(options, done=options.done | {row.id for row in rows})
+            items = kept.keep(suite.run(local, left), keep_in, of)
         try:
-            rows.extend(followed(suite.run(local, options)))
+            for row in followed(items):
+                rows.append(row)
         except KeyboardInterrupt:
             is_whole = False
             click.echo("interrupted: what is done is summed up", err=True)
+    made["prompts_sha256"] = record.hash_of(row.prompt for row in rows)
+    return Run(local.name, rows, is_whole, made)
+
+
+def evaluate(
+    suite: Suite,
+    model: str | None,
+    options: Options,
+    *,
+    as_json: bool,
+    keep_in: Path | None = None,
+) -> int:
+    """Run the suite and print its summary, as JSON with every row; return the exit code."""
+    done = run(suite, model, options, keep_in)
+    summary = suite.summarize(done.rows)
+    if as_json:
+        print_json({
+            "suite": suite.name,
+            "model": done.model,
+            "is_whole": done.is_whole,
+            **summary,
+            "rows": [_shown(row) for row in done.rows],
+            "record": done.record,
+        })  # fmt: skip
+    else:
+        click.echo(f"{suite.name}, {done.model}: {summary['n']} rows")
+        click.echo(table(summary))
+    return 0 if done.is_whole else INTERRUPTED
+
+
+def _record(local: wiring.Local, options: Options) -> dict[str, Any]:
     files = {"model": local.path, "data": options.data, "tools": options.tools}
-    made = record.make(
+    return record.make(
         {role: path for role, path in files.items() if path is not None},
         seed=options.seed,
-        prompts=(row.prompt for row in rows),
         settings={"limit": options.limit, **options.settings},
     )
-    return Run(local.name, rows, is_whole, made)
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    shown = asdict(row)
+    del shown["prompt"]  # the data has it
+    return shown
 
 
 def followed(items: Iterable[Progress | Row]) -> Iterable[Row]:
     """Yield the rows and tell on stderr how far it is, in place on a terminal."""
-    shown_at = 0.0
     is_terminal = sys.stderr.isatty()
+    shown_at = time.monotonic()
+    was_shown = False
     try:
         for item in items:
             if isinstance(item, Row):
                 yield item
-            elif is_terminal and time.monotonic() - shown_at > SHOWN_EVERY_S:
-                shown_at = time.monotonic()
-                click.echo(f"\r{item.done} of {item.total}", nl=False, err=True)
+            elif time.monotonic() - shown_at > (SHOWN_EVERY_S if is_terminal else LOGGED_EVERY_S):
+                shown_at, was_shown = time.monotonic(), True
+                line = f"{item.done} of {item.total}"
+                click.echo(f"\r{line}" if is_terminal else line, nl=not is_terminal, err=True)
     finally:
-        if is_terminal and shown_at:
+        if is_terminal and was_shown:
             click.echo("\r\033[K", nl=False, err=True)
 
 
