@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.gguf_file import Entry
+from convert.recipes import Model
 from edgeagent.errors import ConversionError
 
 
@@ -37,6 +38,8 @@ class Architecture:
     """From config.json, the metadata between `general.*` and `general.file_type`."""
     weights: Callable[[Mapping[str, Any]], Sequence[Weight]]
     """From config.json, every tensor that the model has; the head last."""
+    model: Callable[[Mapping[str, Any]], Model]
+    """From config.json, what the choice of types wants to know."""
     head: str
     """Source name of the head, which a tied checkpoint may leave out."""
     embedding: str

@@ -7,18 +7,23 @@ Source: ggml 0.25.3, docs/gguf.md; version 3, little-endian, alignment 32.
 
 from __future__ import annotations
 
+import glob
 import os
 import struct
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO
 
-from edgeagent.errors import ConversionError
+from edgeagent.errors import ConversionError, WriteFailed
 from edgeagent.gguf_header import ALIGNMENT, MAGIC, SCALARS, VERSION, TensorType, Value, ValueType
+
+if sys.platform != "win32":
+    import fcntl
 
 UINT32 = struct.Struct("<I")
 UINT64 = struct.Struct("<Q")
@@ -47,6 +52,19 @@ class Slot:
     def n_bytes(self) -> int:
         return self.type.n_bytes(prod(self.shape))
 
+    @property
+    def n_rows(self) -> int:
+        return prod(self.shape[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One metadata value, as it stands in another GGUF file."""
+
+    key: str
+    raw: bytes
+    """Its type and value, behind the key."""
+
 
 def text(key: str, value: str) -> Entry:
     """Return an entry that holds text."""
@@ -63,7 +81,7 @@ def f32(key: str, value: float) -> Entry:
     return Entry(key, ValueType.FLOAT32, value)
 
 
-def head(entries: Sequence[Entry], slots: Sequence[Slot]) -> bytes:
+def head(entries: Sequence[Entry | Carried], slots: Sequence[Slot]) -> bytes:
     """Return everything in front of the first tensor, padding included.
 
     Raises:
@@ -71,8 +89,12 @@ def head(entries: Sequence[Entry], slots: Sequence[Slot]) -> bytes:
     """
     parts = [MAGIC, UINT32.pack(VERSION), UINT64.pack(len(slots)), UINT64.pack(len(entries))]
     for entry in entries:
+        parts.append(_text(entry.key))
+        if isinstance(entry, Carried):
+            parts.append(entry.raw)
+            continue
         try:
-            parts += [_text(entry.key), *_value(entry)]
+            parts += _value(entry)
         except struct.error as exc:
             raise ConversionError(f"{entry.key} cannot be {entry.value!r}: {exc}") from exc
     offset = 0
@@ -85,7 +107,7 @@ def head(entries: Sequence[Entry], slots: Sequence[Slot]) -> bytes:
     return written + bytes(padding(len(written)))
 
 
-def size_bytes(entries: Sequence[Entry], slots: Sequence[Slot]) -> int:
+def size_bytes(entries: Sequence[Entry | Carried], slots: Sequence[Slot]) -> int:
     """Return how long the whole file will be."""
     return len(head(entries, slots)) + sum(s.n_bytes + padding(s.n_bytes) for s in slots)
 
@@ -99,27 +121,46 @@ def padding(n_bytes: int) -> int:
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` that takes its place when the block ends, and vanishes if it fails.
 
+    One that a killed run left behind vanishes here too, unless that run is still alive.
+
     Raises:
-        ConversionError: the folder is not writable or the disk is full.
+        WriteFailed: the folder is not writable or the disk is full.
     """
+    _sweep(path)
     try:
         partial = tempfile.NamedTemporaryFile(  # noqa: SIM115 closed and renamed below
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+            "wb", dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
         )
     except OSError as exc:
-        raise ConversionError(f"cannot write in {path.parent}: {exc.strerror}") from exc
+        raise WriteFailed(f"cannot write in {path.parent}: {exc.strerror}") from exc
     try:
         with partial:
-            yield partial
+            with suppress(OSError):  # some file systems have no locks
+                _claim(partial.file)
+            yield partial.file
             partial.flush()
             os.fsync(partial.fileno())
         # The temporary file is readable by its owner only; the result follows the umask.
         os.chmod(partial.name, 0o666 & ~_umask())
         os.replace(partial.name, path)
     except OSError as exc:
-        raise ConversionError(f"cannot write {path}: {exc}; nothing was left") from exc
+        raise WriteFailed(f"cannot write {path}: {exc}; nothing was left") from exc
     finally:
         Path(partial.name).unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what earlier runs left of this file, killed before they could do so themselves."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError), left.open("rb") as file:
+            _claim(file)
+            left.unlink()
+
+
+def _claim(file: IO[bytes]) -> None:
+    """Lock the file as long as it is open; raise OSError where another run holds it."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _umask() -> int:

@@ -9,17 +9,12 @@ The tensors equal llama.cpp's own converter's byte for byte, except that a tied 
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import shutil
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import gguf
 import yaml
@@ -28,86 +23,81 @@ from convert import qwen3, tokenizer
 from convert.architecture import Architecture, Weight, whole_number
 from convert.checkpoint import Checkpoint, Mapped, Stored, read_json
 from convert.checkpoint import read as read_checkpoint
-from convert.gguf_file import Entry, Slot, head, padding, replacing, text, u32
-from edgeagent.engine import quantizer
-from edgeagent.errors import ConversionError, EdgeAgentError
+from convert.command_line import add_arguments, asked, run
+from convert.file_types import Type
+from convert.gguf_file import Entry, Slot, head, text, u32
+from convert.lora import Adapter
+from convert.stream import COPY_BYTES, Move, Noted, Step, written
+from convert.type_plan import Choice, Shaped, plan
+from convert.wish import Wish
+from edgeagent.engine.quantizer import Floats
+from edgeagent.errors import ConversionError
 from edgeagent.gguf_header import TensorType, Value, ValueType
 
 ARCHITECTURES = (qwen3.ARCHITECTURE,)
 
-CHUNK_WEIGHTS = 1 << 20
-"""Weights that one thread converts at a time: 4 MiB as float32."""
 QUANTIZATION_VERSION = 2
 GENERATION = "generation_config.json"
 
 
-class Type(StrEnum):
-    """What a file is called after: the type of its large tensors."""
-
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
-
-
-FILE_TYPES: Mapping[Type, tuple[TensorType, int]] = {
-    Type.F32: (TensorType.F32, 0),
-    Type.F16: (TensorType.F16, 1),
-    Type.BF16: (TensorType.BF16, 32),
-    Type.Q8_0: (TensorType.Q8_0, 7),
-}
-"""Tensor type, and the number that `general.file_type` gives it."""
-
-
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """Something about the checkpoint that the person should know."""
+class Pair:
+    """A stored tensor and its place in the file."""
 
-    text: str
+    stored: Stored
+    """Where the weights lie: in the checkpoint, or in an adapter that was trained whole."""
+    weight: Weight
 
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """One more tensor is in the file."""
-
-    name: str
-    done_bytes: int
-    total_bytes: int
-    """Of the file."""
-
-
-Step: TypeAlias = Noted | Converted
+    def shaped(self) -> Shaped:
+        """Return what a type is chosen for; what is not quantized is F32, as llama.cpp has it."""
+        return Shaped(self.weight.target, self.weight.shape, TensorType.F32)
 
 
 def convert(
-    source: Path, out: Path, kind: Type, name: str = "", n_threads: int | None = None
+    source: Path, out: Path, wish: Wish | Type, n_threads: int | None = None
 ) -> Iterator[Step]:
     """Yield the steps of writing the checkpoint in `source` to the GGUF file `out`.
 
-    `name` goes into `general.name`; without it the model card or the folder's name does.
-    Costs two bytes read and the file written per weight; memory is about 12 MB per thread plus
-    the tokenizer. Nothing is left under `out` unless the last step was yielded.
+    A bare type wishes for nothing else. Costs two bytes read and the file written per weight;
+    memory is about 5 MB per thread plus the tokenizer. Nothing is left under `out` unless the
+    last step was yielded.
 
     Raises:
         ConversionError: the checkpoint cannot be converted, or the file cannot be written.
     """
+    wish = Wish(Choice(wish)) if isinstance(wish, Type) else wish
     checkpoint = read_checkpoint(source)
     architecture = _architecture(checkpoint.config)
-    pairs, notes = _match(checkpoint, architecture)
+    pairs, notes = _match(checkpoint, architecture, wish.adapter)
     words = tokenizer.read(source, whole_number(checkpoint.config, "vocab_size"))
-    yield from (Noted(note) for note in (*notes, *words.notes))
-    target, file_type = FILE_TYPES[kind]
-    slots = [Slot(weight.target, _type(weight, target), weight.shape) for _, weight in pairs]
+    model = architecture.model(checkpoint.config)
+    planned = plan([pair.shaped() for pair in pairs], model, wish.choice, wish.important)
+    yield from (Noted(note) for note in (*notes, *words.notes, *planned.notes))
     entries = [
         text("general.architecture", architecture.name),
         text("general.type", "model"),
-        *_general(source, name, sum(stored.n_weights for stored, _ in pairs)),
+        *_general(source, wish.name, sum(pair.stored.n_weights for pair in pairs)),
         *architecture.hyperparameters(checkpoint.config),
-        u32("general.file_type", file_type),
+        u32("general.file_type", wish.choice.kind.number),
         u32("general.quantization_version", QUANTIZATION_VERSION),
         *tokenizer.entries(words),
+        *wish.entries(),
     ]
-    yield from _write(out, entries, slots, [stored for stored, _ in pairs], n_threads)
+    moves = []
+    for pair, kind in zip(pairs, planned.types, strict=True):
+        slot = Slot(pair.weight.target, kind, pair.weight.shape)
+        importance, note = wish.importance_of(slot)
+        yield from [Noted(note)] if note else []
+        moves.append(_move(pair, slot, importance, wish.adapter))
+    yield from written(out, head(entries, [move.slot for move in moves]), moves, n_threads)
+
+
+def _move(pair: Pair, slot: Slot, importance: Floats | None, adapter: Adapter | None) -> Move:
+    name = pair.weight.source
+    if adapter is None or name not in adapter.updates:
+        return Move(pair.stored, slot, importance)
+    change = partial(adapter.merged, name)
+    return Move(pair.stored, slot, importance, change, adapter.needs_all_rows(name))
 
 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
@@ -120,43 +110,70 @@ def _architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def _match(
-    checkpoint: Checkpoint, architecture: Architecture
-) -> tuple[list[tuple[Stored, Weight]], list[str]]:
+    checkpoint: Checkpoint, architecture: Architecture, adapter: Adapter | None
+) -> tuple[list[Pair], list[str]]:
     """Pair every stored tensor with its place, in the order they are stored."""
     weights = {weight.source: weight for weight in architecture.weights(checkpoint.config)}
-    notes = _untie(checkpoint, architecture, weights)
+    notes = _untie(checkpoint, architecture, adapter, weights)
     pairs = []
     for name, stored in checkpoint.tensors.items():
         weight = weights.pop(name, None)
-        if weight is None:
-            if name == architecture.head:
-                continue
+        if weight is not None:
+            pairs.append(_pair(stored, weight))
+        elif name != architecture.head:
             raise ConversionError(
                 f"{stored.shard} has the tensor {name}, which {architecture.name} does not; "
                 "config.json may be of another model"
             )
-        if stored.shape != weight.shape:
-            raise ConversionError(
-                f"{stored.shard}: {name} has the shape {list(stored.shape)}, but config.json "
-                f"asks for {list(weight.shape)}"
-            )
-        pairs.append((stored, weight))
+    embedding = checkpoint.tensors.get(architecture.embedding)
+    if weights.keys() == {architecture.head} and _is_tied(checkpoint) and embedding is not None:
+        pairs.append(_pair(embedding, weights.pop(architecture.head)))
     if weights:
         raise ConversionError(
             f"{checkpoint.folder} lacks the tensor {next(iter(weights))} "
             f"({len(weights)} missing in all); download the checkpoint again"
         )
-    return pairs, notes
+    return (pairs if adapter is None else _adapted(pairs, checkpoint, architecture, adapter)), notes
+
+
+def _adapted(
+    pairs: list[Pair], checkpoint: Checkpoint, architecture: Architecture, adapter: Adapter
+) -> list[Pair]:
+    """Check that the adapter belongs to the checkpoint; put in what it trained whole."""
+    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items()}
+    has_no_head = _is_tied(checkpoint) and architecture.head not in shapes
+    adapter.check(shapes, {architecture.head: architecture.embedding} if has_no_head else {})
+    return [
+        Pair(adapter.replaces(pair.weight.source) or pair.stored, pair.weight) for pair in pairs
+    ]
+
+
+def _pair(stored: Stored, weight: Weight) -> Pair:
+    if stored.shape != weight.shape:
+        raise ConversionError(
+            f"{stored.shard}: {stored.name} has the shape {list(stored.shape)}, but config.json "
+            f"asks for {list(weight.shape)}"
+        )
+    return Pair(stored, weight)
+
+
+def _is_tied(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.config.get("tie_word_embeddings", False))
 
 
 def _untie(
-    checkpoint: Checkpoint, architecture: Architecture, weights: dict[str, Weight]
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    adapter: Adapter | None,
+    weights: dict[str, Weight],
 ) -> list[str]:
     """Take the head out of `weights` where the embedding serves as head; return what to note."""
     stored = checkpoint.tensors.get(architecture.head)
     embedding = checkpoint.tensors.get(architecture.embedding)
-    if not checkpoint.config.get("tie_word_embeddings", False):
+    if not _is_tied(checkpoint):
         return []
+    if adapter is not None and adapter.unties(architecture.head, architecture.embedding):
+        return [f"the adapter breaks the tie of head and embedding; {architecture.head} is kept"]
     if stored is None or embedding is None:
         del weights[architecture.head]
         return []
@@ -176,15 +193,10 @@ def _are_equal(one: Stored, other: Stored) -> bool:
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     left, right = Mapped().bytes_of(one), Mapped().bytes_of(other)
-    step = 4 * CHUNK_WEIGHTS
-    return all(left[at : at + step] == right[at : at + step] for at in range(0, len(left), step))
-
-
-def _type(weight: Weight, target: TensorType) -> TensorType:
-    """Return the type that llama.cpp's converter gives the tensor."""
-    if len(weight.shape) < 2 or weight.target.endswith("_norm.weight"):
-        return TensorType.F32
-    return TensorType.F16 if weight.shape[-1] % target.block else target
+    return all(
+        left[at : at + COPY_BYTES] == right[at : at + COPY_BYTES]
+        for at in range(0, len(left), COPY_BYTES)
+    )
 
 
 def _general(source: Path, name: str, n_weights: int) -> Iterator[Entry]:
@@ -213,94 +225,17 @@ def _general(source: Path, name: str, n_weights: int) -> Iterator[Entry]:
             yield Entry(key, ValueType(int(element)), value)
 
 
-def _write(
-    out: Path,
-    entries: Sequence[Entry],
-    slots: Sequence[Slot],
-    stored: Sequence[Stored],
-    n_threads: int | None,
-) -> Iterator[Converted]:
-    front = head(entries, slots)
-    total = len(front) + sum(slot.n_bytes + padding(slot.n_bytes) for slot in slots)
-    _check_room(out, total)
-    done = len(front)
-    n_threads = n_threads or os.cpu_count() or 1
-    with replacing(out) as file, ThreadPoolExecutor(n_threads) as pool:
-        file.write(front)
-        mapped = Mapped()
-        for slot, tensor in zip(slots, stored, strict=True):
-            for chunk in _chunks(mapped.bytes_of(tensor), tensor, slot, pool, n_threads):
-                file.write(chunk)
-            file.write(bytes(padding(slot.n_bytes)))
-            done += slot.n_bytes + padding(slot.n_bytes)
-            yield Converted(slot.name, done, total)
-
-
-def _check_room(out: Path, n_bytes: int) -> None:
-    if out.is_dir() or not out.parent.is_dir():
-        raise ConversionError(f"{out} cannot be written: name a file in a folder that exists")
-    free = shutil.disk_usage(out.parent).free
-    if free < n_bytes:
-        raise ConversionError(
-            f"{out} needs {n_bytes:,} bytes and the disk has {free:,} left; make room first"
-        )
-
-
-def _chunks(
-    raw: memoryview, tensor: Stored, slot: Slot, pool: ThreadPoolExecutor, n_threads: int
-) -> Iterator[memoryview]:
-    """Yield the tensor's bytes in the slot's type, in order, a few chunks ahead of the reader."""
-    n_per_row = slot.shape[-1]
-    step = tensor.dtype.n_bytes(max(1, CHUNK_WEIGHTS // n_per_row) * n_per_row)
-    parts = (raw[at : at + step] for at in range(0, len(raw), step))
-    if tensor.dtype is slot.type:
-        yield from parts
-        return
-    ahead: deque[Future[memoryview]] = deque()
-    for part in parts:
-        ahead.append(pool.submit(_chunk, part, tensor.dtype, slot.type, n_per_row))
-        if len(ahead) > n_threads:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
-
-
-def _chunk(part: memoryview, source: TensorType, target: TensorType, n_per_row: int) -> memoryview:
-    return quantizer.encode(quantizer.widen(part, source), target, n_per_row).data
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m convert.hf_to_gguf", description=__doc__)
     parser.add_argument("source", type=Path, help="folder with a Hugging Face checkpoint")
     parser.add_argument("out", type=Path, help="GGUF file to write")
-    parser.add_argument("--type", dest="kind", type=Type, choices=list(Type), default=Type.Q8_0)
+    parser.add_argument("--type", default="q8_0", help="one of: " + ", ".join(Type))
     parser.add_argument("--name", default="", help="general.name, instead of the folder's")
+    parser.add_argument("--lora", type=Path, help="folder with an adapter to merge in")
+    add_arguments(parser)
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        for step in convert(given.source, given.out, given.kind, given.name):
-            report(step)
-    except EdgeAgentError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    print(given.out)
-    return 0
-
-
-def report(step: Step) -> None:
-    """Print a step for a person, to stderr; progress only where it can be drawn over."""
-    match step:
-        case Noted(text=note):
-            print(f"note: {note}", file=sys.stderr)
-        case Converted(done_bytes=done, total_bytes=total) if sys.stderr.isatty():
-            end = "\n" if done == total else "\r"
-            print(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", end=end, file=sys.stderr)
-        case Converted():
-            pass
+    return run(given.out, lambda: convert(given.source, given.out, asked(given)))
 
 
 if __name__ == "__main__":

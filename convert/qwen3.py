@@ -11,6 +11,7 @@ from typing import Any
 
 from convert.architecture import Architecture, Weight, number, whole_number
 from convert.gguf_file import Entry, f32, text, u32
+from convert.recipes import Model
 from edgeagent.errors import ConversionError
 
 NAME = "qwen3"
@@ -124,11 +125,21 @@ def _rope_scaling(rope: Mapping[str, Any]) -> Iterator[Entry]:
             yield f32(f"{NAME}.rope.scaling.{target}", number(rope, source))
 
 
+def _model(config: Mapping[str, Any]) -> Model:
+    return Model(
+        NAME,
+        n_layers=whole_number(config, "num_hidden_layers"),
+        n_head=whole_number(config, "num_attention_heads"),
+        n_head_kv=whole_number(config, "num_key_value_heads"),
+    )
+
+
 ARCHITECTURE = Architecture(
     name=NAME,
     classes=frozenset({"Qwen3ForCausalLM"}),
     hyperparameters=_hyperparameters,
     weights=_weights,
+    model=_model,
     head="lm_head.weight",
     embedding="model.embed_tokens.weight",
 )

@@ -28,6 +28,8 @@ VERBS = {
     "sessions": "List, show and export conversations.",
     "outbox": "Turns that wait for the larger model.",
     "convert": "Turn a checkpoint into a GGUF file.",
+    "quantize": "Turn a GGUF file into one of another type.",
+    "imatrix": "See which inputs of a model matter, for a better build.",
     "inspect": "Show what a GGUF file holds.",
     "eval": "Run a model through a benchmark and score it.",
     "score": "Score given predictions; needs no model.",

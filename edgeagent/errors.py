@@ -71,6 +71,10 @@ class ScenarioError(UsageError):
 class ConversionError(UsageError):
     """A checkpoint or GGUF file cannot be converted."""
 
+
+class WriteFailed(ConversionError):
+    """The file that was to be made cannot be written: no room, no rights, no such folder."""
+
     exit_code = 1
 
 

@@ -137,6 +137,12 @@ BLOCKS: Mapping[TensorType, tuple[int, int]] = {
 }
 """Weights per block and bytes per block."""
 
+NO_WEIGHTS = frozenset({
+    TensorType.Q8_1, TensorType.Q8_K, TensorType.F64,
+    TensorType.I8, TensorType.I16, TensorType.I32, TensorType.I64,
+})  # fmt: skip
+"""Types that ggml computes with or counts in, and never writes weights in."""
+
 FILE_TYPES: Mapping[int, str] = {
     0: "F32",
     1: "F16",
@@ -211,6 +217,8 @@ class Header:
 
     version: int
     metadata: Mapping[str, Value]
+    spans: Mapping[str, tuple[int, int]]
+    """By key, where the type and the value behind it begin and end, in bytes of the file."""
     tensors: tuple[Tensor, ...]
     size_bytes: int
     """Of the file."""
@@ -266,11 +274,16 @@ class _Cursor:
             raise self._damaged(f"GGUF version {version} is not 2 or 3")
         n_tensors, n_values = self._count("tensors", 24), self._count("values", 13)
         metadata: dict[str, Value] = {}
+        spans: dict[str, tuple[int, int]] = {}
         for _ in range(n_values):
             key = self._text()
+            if key in metadata:
+                raise self._damaged(f"it has two values for {key}")
+            begin = self._at
             metadata[key] = self._value(key)
+            spans[key] = begin, self._at
         infos = [self._tensor_info() for _ in range(n_tensors)]
-        return Header(int(version), metadata, self._placed(metadata, infos), self._end)
+        return Header(int(version), metadata, spans, self._placed(metadata, infos), self._end)
 
     def _value(self, key: str) -> Value:
         kind = self._kind(key)

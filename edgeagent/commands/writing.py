@@ -1,0 +1,58 @@
+"""What `convert` and `quantize` share: the options for types and importance, and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgeagent.commands.models import shown
+from edgeagent.commands.terminal import plain
+
+if TYPE_CHECKING:
+    from convert.stream import Step
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def type_options(verb: Verb) -> Verb:
+    """Add the options that say how a file's tensors are to be written."""
+    options = (
+        click.option(
+            "--imatrix", type=FILE, metavar="F", help="Importance matrix, GGUF or .dat."
+        ),
+        click.option(
+            "--tensor-type", "tensor_types", multiple=True, metavar="REGEX=TYPE",
+            help="Type of the tensors whose names match; the first that matches counts.",
+        ),
+        click.option(
+            "--head-type", metavar="TYPE", help="Type of the head, tied to the embedding or not."
+        ),
+        click.option(
+            "--embedding-type", metavar="TYPE",
+            help="Type of the embedding; goes before --head-type where they are one.",
+        ),
+        click.option("--pure", "is_pure", is_flag=True, help="One type for all, no recipe."),
+    )  # fmt: skip
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def write(out: Path, steps: Iterator[Step]) -> None:
+    """Go through the steps: notes to stderr, progress to a terminal, the file's name to stdout."""
+    from convert.stream import Converted, Noted  # 150 ms: gguf and numpy
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with shown(out.name) as progress:
+        for step in steps:
+            match step:
+                case Noted(text=note):
+                    click.echo(plain(f"note: {note}"), err=True)
+                case Converted(done_bytes=done, total_bytes=total):
+                    progress(done, total)
+    click.echo(str(out))
