@@ -11,6 +11,7 @@ SUITES: dict[str, str] = {
     "tft": "Next calls in distil's multi-turn test conversations, by distil's metrics.",
     "airline": "Whole episodes against scripted customers.",
     "tau-replay": "Recorded actions on tau-bench's rules; needs no model.",
+    "tau-pairs": "Next calls in tau-bench's recorded airline conversations.",
 }
 """Suite → one line of help. Each lives in `edgeagent.commands.eval_<suite>`."""
 

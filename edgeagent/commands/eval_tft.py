@@ -5,33 +5,40 @@ edgeagent eval tft --data dev.jsonl --tools job_description.json --model nano --
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
 
+from edgeagent import config
 from edgeagent.commands import evaluating
+from edgeagent.errors import ConfigError
+from edgeagent.evals import judge
+from edgeagent.evals.judge import LargerJudge
 from edgeagent.evals.rows import Options
 from edgeagent.evals.tft import Tft
+from edgeagent.remote import Remote
+
+FILE = click.Path(path_type=Path)
 
 
 @click.command("tft")
+@click.option("--data", type=FILE, required=True, help="The test file: a conversation per line.")
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The test file: one conversation per line.",
-)
-@click.option(
-    "--tools",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The job_description.json: policy and tools.",
+    "--tools", type=FILE, required=True, help="The job_description.json: policy and tools."
 )
 @click.option("-m", "--model", help="Name, name:QUANT, a file, or http://host/v1.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N pairs.")
 @click.option(
+    "--judge",
+    "is_judged",
+    is_flag=True,
+    help="Also ask the larger model (DEFER_BASE_URL) what it thinks; advisory.",
+)
+@click.option(
     "--rows",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Keep every row there; the same command then goes on where it stopped.",
 )
@@ -41,6 +48,7 @@ def command(
     tools: Path,
     model: str | None,
     limit: int | None,
+    is_judged: bool,
     rows: Path | None,
     as_json: bool,
 ) -> int:
@@ -48,6 +56,34 @@ def command(
 
     Each call of the assistant makes one pair. Beside every score stands what always replying
     would get: of staged_tool_call that is 0.65.
-    """  # fmt: skip
-    options = Options(data=data, tools=tools, limit=limit)
-    return evaluating.evaluate(Tft(), model, options, as_json=as_json, keep_in=rows)
+    """
+    if not is_judged:
+        options = Options(data=data, tools=tools, limit=limit)
+        return evaluating.evaluate(Tft(), model, options, as_json=as_json, keep_in=rows)
+    with _judging(tools) as asked:
+        settings = {"judge": asked.remote.name}
+        options = Options(data=data, tools=tools, limit=limit, settings=settings)
+        code = evaluating.evaluate(Tft(asked), model, options, as_json=as_json, keep_in=rows)
+        click.echo(f"the judge was sent {asked.remote.bytes_sent} bytes", err=True)
+        return code
+
+
+@contextmanager
+def _judging(tools: Path) -> Iterator[LargerJudge]:
+    """Yield the larger model as a judge.
+
+    Raises:
+        ConfigError: there is no larger model, or `offline` forbids it.
+        EvaluationError: the job description has no instructions for it.
+    """
+    settings = config.load({})
+    if settings.offline:
+        raise ConfigError("--judge asks the larger model, and offline opens no socket")
+    if not settings.remote.base_url:
+        raise ConfigError("--judge asks the larger model; set DEFER_BASE_URL and DEFER_MODEL")
+    instructions = judge.instructions(tools)
+    with closing(Remote(settings.remote)) as remote:
+        click.echo(
+            f"every conversation goes to the judge, {remote.name} at {remote.host}", err=True
+        )
+        yield LargerJudge(remote, instructions, settings.remote.turn_s)

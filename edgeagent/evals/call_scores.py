@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeagent.evals import distil
 from edgeagent.evals.intervals import Estimate, bootstrap, bootstrap_of, bootstrap_ratio, share
+from edgeagent.evals.next_call import FAILED, OUT_OF_REACH, TRIMMED
 from edgeagent.evals.rows import EXACT, Row, Summary, cluster
 from edgeagent.messages import CONTROL_NAMES, RESPOND, Json
 
@@ -54,11 +55,12 @@ def summarize(rows: Sequence[Row]) -> Summary:
     """
     scores = {name: one.as_json() for name, one in _estimates(rows).items()}
     floors = {FLOOR: _floor(rows)} if rows else {}
-    n_failed = sum("failed: " in row.note for row in rows)
     return {
         "n": len(rows),
         "n_conversations": len({cluster(row) for row in rows}),
-        "n_failed": n_failed,
+        "n_failed": sum(FAILED in row.note for row in rows),
+        "n_out_of_reach": sum(OUT_OF_REACH in row.note for row in rows),
+        "n_trimmed": sum(TRIMMED in row.note for row in rows),
         "scores": scores,
         "floors": floors,
         "by_tool": _by_tool([_compared(row) for row in rows]),
@@ -78,7 +80,7 @@ def _estimates(rows: Sequence[Row]) -> dict[str, Estimate]:
     found["ms"] = bootstrap([row.ms for row in rows], groups)
     judged = [row for row in rows if row.scores.get("judge") is not None]
     if judged:
-        found["judge (advisory)"] = _mean(judged, "judge")
+        found["judge_advisory"] = _mean(judged, "judge")
     return found
 
 

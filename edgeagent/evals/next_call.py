@@ -14,14 +14,20 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from edgeagent import history
+from edgeagent.calls import validate
 from edgeagent.engine.client import Prompt, StepDone, StepRule
 from edgeagent.errors import ContextFull, EngineDied, EngineError, EvaluationError
 from edgeagent.evals import distil
 from edgeagent.evals.rows import EXACT, Options, Progress, Row
-from edgeagent.evals.transcripts import Pair, last_turn
+from edgeagent.evals.transcripts import Pair, as_text, last_turn
 from edgeagent.messages import DEFER, Conversation, Tool
 from edgeagent.wiring import Local
 
+FAILED = "failed: "
+TRIMMED = "without the oldest "
+OUT_OF_REACH = "no valid call equals the reference: "
+"""How notes begin: of a step that failed, of one whose conversation did not fit, and of a
+reference that the grammar cannot write."""
 Judge: TypeAlias = Callable[[Pair, str], tuple[float | None, str]]
 """Returns a score, or None, and a note for an answer."""
 
@@ -89,9 +95,9 @@ class _Asker:
             try:
                 done = self._step(pair.conversation, desk, notes)
             except EngineError as error:
-                notes.append(f"failed: {error}")
+                notes.append(f"{FAILED}{error}")
         except EngineError as error:
-            notes.append(f"failed: {error}")
+            notes.append(f"{FAILED}{error}")
         ms = (time.monotonic() - started) * 1000
         return _row(pair, desk, done, notes, ms)
 
@@ -120,7 +126,7 @@ class _Asker:
                 ):
                     if isinstance(item, StepDone):
                         if self.n_trimmed:
-                            notes.append(f"without the oldest {self.n_trimmed} turns")
+                            notes.append(f"{TRIMMED}{self.n_trimmed} turns")
                         return item
             except ContextFull as full:
                 if history.n_turns(shown) <= 1:
@@ -135,8 +141,8 @@ def _row(pair: Pair, desk: Desk, done: StepDone | None, notes: list[str], ms: fl
     wanted = distil.read_call(pair.reference)
     assert wanted is not None, "pairs have calls as references"
     names = {tool.name for tool in desk.tools}
-    if wanted.name not in names:
-        notes.append(f"the tools do not have the reference's {wanted.name!r}")
+    if problem := validate(wanted.name, wanted.arguments, desk.tools):
+        notes.append(f"{OUT_OF_REACH}{problem}")
     prediction = _written(done, notes)
     scores = distil.score(pair.reference, prediction, distil.defaults_of(desk.tools))
     found = distil.read_call(prediction)
@@ -151,7 +157,7 @@ def _row(pair: Pair, desk: Desk, done: StepDone | None, notes: list[str], ms: fl
         },
         prediction=prediction,
         reference=pair.reference,
-        prompt=last_turn(pair.conversation),
+        prompt=as_text(last_turn(pair.conversation)),
         n_tokens=done.usage.n_decoded if done else 0,
         ms=ms,
         note="; ".join(notes),

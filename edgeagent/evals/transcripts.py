@@ -7,8 +7,9 @@ call of the assistant makes one pair: all before it, and the call. Knows no mode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from edgeagent import history
 from edgeagent.calls import new_id
@@ -22,6 +23,7 @@ from edgeagent.messages import (
     Conversation,
     Json,
     ResultMessage,
+    TextMessage,
     UserMessage,
 )
 
@@ -165,18 +167,24 @@ def _call(listed: Json, where: str) -> Call:
     return Call(call_id if isinstance(call_id, str) and call_id else new_id(), name, arguments)
 
 
-def last_turn(conversation: Sequence[object]) -> str:
-    """Return what happened since the customer's last message, as text a person can read."""
-    start = max(
-        (n for n, message in enumerate(conversation) if isinstance(message, UserMessage)), default=0
-    )
+def as_text(conversation: Conversation) -> str:
+    """Return the conversation as lines that a person, or a judge, can read."""
     lines = []
-    for message in conversation[start:]:
+    for message in conversation:
         match message:
             case UserMessage(text):
                 lines.append(f"customer: {text}")
+            case TextMessage(text):
+                lines.append(f"assistant: {text}")
             case CallMessage(calls):
                 lines += [distil.write_call(call.name, call.arguments) for call in calls]
-            case ResultMessage(_, name, content) if name != RESPOND:
-                lines.append(f"result: {content}")
+            case ResultMessage(_, name, content):
+                lines += [f"result: {content}"] if name != RESPOND else []
+            case _:
+                assert_never(message)
     return "\n".join(lines)
+
+
+def last_turn(conversation: Conversation) -> Conversation:
+    """Return what happened since the customer's last message, that one included."""
+    return history.without_oldest(conversation, max(0, history.n_turns(conversation) - 1))
