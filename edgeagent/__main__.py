@@ -33,6 +33,7 @@ VERBS = {
     "inspect": "Show what a GGUF file holds.",
     "eval": "Run a model through a benchmark and score it.",
     "score": "Score given predictions; needs no model.",
+    "compare": "Show what each build of a model costs and what it loses.",
     "doctor": "Check this machine and this installation.",
     "config": "Show the settings and where they come from.",
     "completion": "Print the completion script of a shell.",

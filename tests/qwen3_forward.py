@@ -13,31 +13,54 @@ import numpy as np
 Weights = dict[str, np.ndarray]
 
 
+class _Watched(dict[str, np.ndarray]):
+    """The weights; notes what each matrix is multiplied with."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__({name: value.astype(np.float64) for name, value in weights.items()})
+        self.inputs: Weights = {}
+
+    def times(self, x: np.ndarray, name: str) -> np.ndarray:
+        self.inputs[name] = x
+        return x @ self[name].T
+
+
 def logits(weights: Weights, config: dict[str, Any], tokens: list[int]) -> np.ndarray:
     """Return the logits after every token, shape (len(tokens), vocab_size), float64 inside."""
+    return _forward(_Watched(weights), config, tokens)
+
+
+def inputs(weights: Weights, config: dict[str, Any], tokens: list[int]) -> Weights:
+    """Return what each matrix is multiplied with, by its name, shape (len(tokens), n_in)."""
+    watched = _Watched(weights)
+    _forward(watched, config, tokens)
+    return watched.inputs
+
+
+def _forward(w: _Watched, config: dict[str, Any], tokens: list[int]) -> np.ndarray:
     eps, theta = config["rms_norm_eps"], config["rope_theta"]
-    w = {name: value.astype(np.float64) for name, value in weights.items()}
     x = w["model.embed_tokens.weight"][tokens]
     for n in range(config["num_hidden_layers"]):
         p = f"model.layers.{n}."
         normed = _rms(x, w[p + "input_layernorm.weight"], eps)
         x = x + _attention(normed, w, p + "self_attn.", config, theta)
         normed = _rms(x, w[p + "post_attention_layernorm.weight"], eps)
-        gate = normed @ w[p + "mlp.gate_proj.weight"].T
-        up = normed @ w[p + "mlp.up_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
+        gate = w.times(normed, p + "mlp.gate_proj.weight")
+        up = w.times(normed, p + "mlp.up_proj.weight")
+        x = x + w.times(gate / (1 + np.exp(-gate)) * up, p + "mlp.down_proj.weight")
     x = _rms(x, w["model.norm.weight"], eps)
-    return x @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+    return w.times(x, "lm_head.weight" if "lm_head.weight" in w else "model.embed_tokens.weight")
 
 
 def _attention(
-    x: np.ndarray, w: Weights, prefix: str, config: dict[str, Any], theta: float
+    x: np.ndarray, w: _Watched, prefix: str, config: dict[str, Any], theta: float
 ) -> np.ndarray:
     n, dim = len(x), config["head_dim"]
     n_head, n_kv = config["num_attention_heads"], config["num_key_value_heads"]
 
     def heads(name: str, count: int) -> np.ndarray:
-        return (x @ w[f"{prefix}{name}_proj.weight"].T).reshape(n, count, dim).swapaxes(0, 1)
+        made = w.times(x, f"{prefix}{name}_proj.weight")
+        return made.reshape(n, count, dim).swapaxes(0, 1)
 
     q, k, v = heads("q", n_head), heads("k", n_kv), heads("v", n_kv)
     q = _rotate(_rms(q, w[prefix + "q_norm.weight"], config["rms_norm_eps"]), theta)
@@ -47,7 +70,7 @@ def _attention(
     scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (scores / scores.sum(-1, keepdims=True)) @ v
-    return mixed.swapaxes(0, 1).reshape(n, n_head * dim) @ w[prefix + "o_proj.weight"].T
+    return w.times(mixed.swapaxes(0, 1).reshape(n, n_head * dim), prefix + "o_proj.weight")
 
 
 def _rms(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:

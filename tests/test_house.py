@@ -70,7 +70,7 @@ ROOMS = {
 
 CONVERT_MAY_IMPORT = (
     "edgeagent.errors", "edgeagent.paths", "edgeagent.manifest", "edgeagent.gguf_header",
-    "edgeagent.engine.quantizer",
+    "edgeagent.engine.quantizer", "edgeagent.engine.observer",
 )  # fmt: skip
 
 TOP_LEVEL = {

@@ -67,9 +67,9 @@ def open_model(
     if n_ctx < MIN_N_CTX:
         raise ModelLoadError(f"a context of {n_ctx} tokens is too small; use at least {MIN_N_CTX}")
     memory.check(header, path.name, n_ctx, N_BATCH)
-    _listen()
+    listen()
     llama.llama_backend_init()
-    model = _load_weights(path)
+    model = load_weights(path)
     pointer = _make_context(model, header, path, n_ctx, n_threads, abort_address, n_outputs)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
     context = Context(pointer, vocabulary, n_ctx)
@@ -100,14 +100,19 @@ def physical_cores() -> int:
     return len(cores) or len(allowed) or os.cpu_count() or 1
 
 
-def _load_weights(path: Path) -> Any:
+def load_weights(path: Path) -> Any:
+    """Return llama.cpp's model of the file, on the CPU alone.
+
+    Raises:
+        ModelLoadError: llama.cpp cannot load it.
+    """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0
     _complaints.clear()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise ModelLoadError(
-            f"llama.cpp cannot load {path}: {_complaint()}; use another build or convert it again"
+            f"llama.cpp cannot load {path}: {complaint()}; use another build or convert it again"
         )
     return model
 
@@ -137,7 +142,7 @@ def _make_context(
     pointer = llama.llama_init_from_model(model, params)
     if not pointer:
         raise ModelLoadError(
-            f"llama.cpp cannot open a context of {n_ctx} tokens for {path}: {_complaint()}; "
+            f"llama.cpp cannot open a context of {n_ctx} tokens for {path}: {complaint()}; "
             "lower model.n_ctx"
         )
     # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
@@ -165,9 +170,11 @@ def _on_log(level: int, text: bytes, _: Any) -> None:
         _complaints.append(text.decode("utf-8", "replace").strip())
 
 
-def _listen() -> None:
+def listen() -> None:
+    """Send what llama.cpp says to file descriptor 2, and remember its complaints."""
     llama.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
-def _complaint() -> str:
+def complaint() -> str:
+    """Return the first of what llama.cpp complained of since it was last asked to do something."""
     return _complaints[0] if _complaints else "it gave no reason"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -87,13 +87,32 @@ class PromptWriter:
         )
         return first[: n_shared(first, second)]
 
+    def transcript(
+        self, messages: Sequence[Mapping[str, Json]], tools: Sequence[Mapping[str, Json]]
+    ) -> list[int]:
+        """Return the tokens of a whole conversation in OpenAI's layout, answers included.
+
+        Everything but the roles is as untrusted as in a prompt.
+
+        Raises:
+            TemplateError: the template refuses the conversation.
+        """
+        disguise = self._disguise((*_leaves(list(messages)), *_leaves(list(tools))))
+        disguised = self._template.render(
+            [self._foreign(message, disguise) for message in messages],
+            [disguise.foreign_tool(tool) for tool in tools],
+            asks=False,
+            thinking=self._dialect.thinking,
+        )
+        return self.tokenize(Rendering(disguise.undo(disguised), disguised))
+
     def render(self, prompt: Prompt) -> Rendering:
         """Return the prompt's text and its disguise.
 
         Raises:
             TemplateError: the template refuses the conversation.
         """
-        disguise = self._disguise(prompt)
+        disguise = self._disguise(_strings(prompt))
         messages = [
             {"role": "system", "content": self._dialect.system.replace(
                 PLACEHOLDER, disguise.text(prompt.policy)
@@ -119,9 +138,9 @@ class PromptWriter:
                 tokens += self._plain(rendering.text[part.start : part.stop])
         return tokens
 
-    def _disguise(self, prompt: Prompt) -> _Disguise:
+    def _disguise(self, texts: Iterable[str]) -> _Disguise:
         # Customers may write private characters too; stand-ins are some that nobody used here.
-        taken = {c for text in _strings(prompt) for c in text if c >= "\U000f0000"}
+        taken = {c for text in texts for c in text if c >= "\U000f0000"}
         taken |= {c for c in self._template.source + self._dialect.system if c >= "\U000f0000"}
         free = (chr(code) for code in range(0xF0000, 0x110000) if chr(code) not in taken)
         stand_ins = islice(free, len(self._alphabet))
@@ -145,6 +164,24 @@ class PromptWriter:
                 case ResultMessage(call_id, name, content):
                     if name != RESPOND:
                         yield self._result(call_id, name, content, disguise)
+
+    def _foreign(self, message: Mapping[str, Json], disguise: _Disguise) -> Mapping[str, Json]:
+        """Disguise a message that was not made here."""
+        made = {key: disguise.value(value) for key, value in message.items()}
+        made["role"] = message["role"]
+        if made.get("content") is None:
+            made["content"] = ""
+        if calls := message.get("tool_calls"):
+            made["tool_calls"] = [self._foreign_call(call, disguise) for call in calls]
+        return made
+
+    def _foreign_call(self, call: Mapping[str, Json], disguise: _Disguise) -> Mapping[str, Json]:
+        function = call.get("function", call)
+        arguments = function["arguments"]
+        if isinstance(arguments, str):
+            arguments = json.loads(arguments)
+        made = Call(str(call.get("id", "")), function["name"], arguments)
+        return self._call(made, disguise)
 
     def _call(self, call: Call, disguise: _Disguise) -> Mapping[str, Json]:
         arguments = disguise.value(dict(call.arguments))
@@ -260,6 +297,15 @@ class _Disguise:
             },
         }
 
+    def foreign_tool(self, tool: Mapping[str, Json]) -> Mapping[str, Json]:
+        """Disguise a tool in OpenAI's layout, keys in its own order."""
+        function = tool.get("function", tool)
+        made = {
+            key: self.schema(value) if key == "parameters" else self.value(value)
+            for key, value in function.items()
+        }
+        return {"type": "function", "function": made}
+
     def schema(self, schema: Json) -> Json:
         """Disguise a JSON Schema but for the words that templates look for."""
         if isinstance(schema, list | tuple):
@@ -309,6 +355,19 @@ def _overlapping(texts: Mapping[str, int]) -> re.Pattern[str] | None:
         return None
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))")
+
+
+def _leaves(value: Json) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            for key, item in value.items():
+                yield key
+                yield from _leaves(item)
+        case list() | tuple():
+            for item in value:
+                yield from _leaves(item)
 
 
 def _strings(prompt: Prompt) -> Iterator[str]:

@@ -73,6 +73,11 @@ class Vocabulary:
         return int(llama.llama_vocab_bos(self._pointer))
 
     @property
+    def adds_begin(self) -> bool:
+        """Whether the model wants that token in front of every text."""
+        return bool(llama.llama_vocab_get_add_bos(self._pointer))
+
+    @property
     def end(self) -> int:
         """The token that the file names as end of sequence, -1 where there is none."""
         return int(llama.llama_vocab_eos(self._pointer))

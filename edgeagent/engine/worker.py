@@ -126,7 +126,7 @@ def serve(pipe: Connection, flag: mmap.mmap) -> None:
             for said in _answers(worker, request):
                 pipe.send(said)
         except EdgeAgentError as exc:
-            pipe.send(Failed(type(exc).__name__, _arguments(exc)))
+            pipe.send(Failed(type(exc).__name__, arguments_of(exc)))
 
 
 def _answers(worker: Worker, request: Request) -> Iterator[Any]:
@@ -147,13 +147,14 @@ def _answers(worker: Worker, request: Request) -> Iterator[Any]:
             raise AssertionError("a worker loads one model")
 
 
-def _arguments(exc: EdgeAgentError) -> tuple[Any, ...]:
+def arguments_of(exc: EdgeAgentError) -> tuple[Any, ...]:
     """Return what the error's class has to be called with to make it again."""
     fields = tuple(vars(exc).values())
     return fields or exc.args
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for standard input to close, which the parent's end does, and end the process."""
     while os.read(0, 1):
         pass
     os._exit(0)
@@ -162,7 +163,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Serve on the file descriptors named on the command line: pipe, abort flag."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     flag = mmap.mmap(int(sys.argv[2]), 2)
     # The parent is gone, or listens no more: either way there is nobody left to serve.
     with contextlib.suppress(EOFError, ConnectionError):

@@ -1,0 +1,165 @@
+"""The parent's side of reading a model's activations: what to read, and what came of it.
+
+Like `client`, knows no llama.cpp: the passes run in a process of their own, `activations`, so
+that an abort or an exhausted memory there is an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeagent import errors
+from edgeagent.engine.protocol import Failed
+from edgeagent.errors import EdgeAgentError, EngineDied
+from edgeagent.messages import Json
+
+WORKER = "edgeagent.engine.activations"
+PACKAGE_ROOT = Path(__file__).parents[2]
+CLOSE_S = 2.0
+LAST_WORDS = 300
+"""Characters of the worker's output that an error repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain words, read as one stream of tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation in OpenAI's layout, read through the model's own template."""
+
+    messages: tuple[Mapping[str, Json], ...]
+    tools: tuple[Mapping[str, Json], ...]
+
+
+Material: TypeAlias = Text | Talk
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to read, and how."""
+
+    path: Path
+    material: tuple[Material, ...]
+    n_chunk: int = 512
+    """Tokens of a plain text that are read in one context."""
+    max_chunks: int | None = None
+    """Chunks that are read in all; None reads everything."""
+    parse_special: bool = False
+    """Whether control tokens spelled in plain text are read as such."""
+    call_weight: float = 1.0
+    """How often each token of a tool call in a model's answer counts; 1 as any other."""
+    n_threads: int | None = None
+    """None takes the physical cores this process may use."""
+    collects: bool = True
+    """False runs the same passes without looking, to tell what looking costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """So many tokens were read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What drove the model's weights."""
+
+    sums: Mapping[str, npt.NDArray[np.float64]]
+    """By the weight's name: the weighted sum of squared inputs over all tokens, shape (n_in,)."""
+    n_tokens: int
+    weight: float
+    """Sum of all tokens' weights; `n_tokens` where no weight was given."""
+    n_chunks: int
+    n_call_tokens: int
+    """Tokens of tool calls in answers of the model."""
+    cpu_s: float
+    """Of all threads, for the passes alone."""
+
+
+def observe(plan: Plan) -> Iterator[Advanced | Activations]:
+    """Yield progress, then what was collected; closing the generator ends the process.
+
+    Costs one forward pass over the tokens, in another process.
+
+    Raises:
+        ModelLoadError: the file cannot be run on this machine.
+        TemplateError: a conversation was given and the model's template cannot render it.
+        ConversionError: there is nothing to read, or it asks for tokens the model lacks.
+        EngineDied: llama.cpp ended its process.
+    """
+    with tempfile.TemporaryFile() as log, _worker(plan, log) as (process, pipe):
+        try:
+            pipe.send(plan)
+            while True:
+                said = pipe.recv()
+                if isinstance(said, Failed):
+                    raise _error(said)
+                yield said
+                if isinstance(said, Activations):
+                    return
+        except (EOFError, OSError) as exc:
+            status = process.wait(CLOSE_S)
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            log.seek(0)
+            words = " ".join(log.read().decode("utf-8", "replace").split())[-LAST_WORDS:]
+            raise EngineDied(
+                f"reading {plan.path} ended the engine's process with {how}: {words}"
+            ) from exc
+
+
+@contextmanager
+def _worker(plan: Plan, log: Any) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
+    ours, theirs = socket.socketpair()
+    set_path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    environment = {
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        "GGML_NO_BACKTRACE": "1",
+        "PYTHONPATH": os.pathsep.join([str(PACKAGE_ROOT), *set_path]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", WORKER, str(theirs.fileno())],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        pass_fds=(theirs.fileno(),),
+        process_group=0,
+    )
+    theirs.close()
+    pipe = Connection(ours.detach())
+    try:
+        yield process, pipe
+    finally:
+        pipe.close()
+        assert process.stdin is not None
+        process.stdin.close()  # the worker ends itself on this
+        try:
+            process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _error(failed: Failed) -> EdgeAgentError:
+    made: EdgeAgentError = getattr(errors, failed.kind)(*failed.args)
+    return made
