@@ -1,0 +1,1 @@
+"""The quantization report: builds of one model side by side, and what each step down costs."""
