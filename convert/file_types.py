@@ -50,7 +50,6 @@ class Type(StrEnum):
     TQ2_0 = "tq2_0"
     TQ1_0 = "tq1_0"
     MXFP4_MOE = "mxfp4_moe"
-    NVFP4 = "nvfp4"
     Q2_0 = "q2_0"
     Q1_0 = "q1_0"
 
@@ -104,7 +103,6 @@ NUMBERS: Mapping[Type, tuple[int, TensorType]] = {
     Type.TQ1_0: (36, TensorType.TQ1_0),
     Type.TQ2_0: (37, TensorType.TQ2_0),
     Type.MXFP4_MOE: (38, TensorType.MXFP4),
-    Type.NVFP4: (39, TensorType.NVFP4),
     Type.Q1_0: (40, TensorType.Q1_0),
     Type.Q2_0: (41, TensorType.Q2_0),
 }
