@@ -8,7 +8,9 @@ from __future__ import annotations
 from edgeagent.commands.suites import Suites
 
 SUITES: dict[str, str] = {
+    "bfcl": "Calls against BFCL's possible answers, one category.",
     "tft": "distil's four metrics for every row.",
+    "reward": "The reward of ContextboxAI's card: format, correctness, refusal, efficiency.",
 }
 """Suite → one line of help. Each lives in `edgeagent.commands.score_<suite>`."""
 

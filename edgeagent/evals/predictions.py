@@ -25,8 +25,6 @@ class Prediction:
     answer: str
     prediction: str
     """Empty where nothing was predicted."""
-    n_tokens: int | None
-    """Tokens of the prediction, where the row has `n_tokens`."""
 
 
 def read(path: Path) -> Iterator[Prediction]:
@@ -42,9 +40,7 @@ def read(path: Path) -> Iterator[Prediction]:
         answer = _text(jsonl.value(row, "answer", where), f"{where}: the answer")
         found = jsonl.value(row, "prediction", where)
         prediction = "" if found is None else _text(found, f"{where}: the prediction")
-        n_tokens = row.get("n_tokens")
-        is_count = isinstance(n_tokens, int) and not isinstance(n_tokens, bool) and n_tokens >= 0
-        yield Prediction(where, answer, prediction, n_tokens if is_count else None)
+        yield Prediction(where, answer, prediction)
 
 
 def score(row: Prediction, defaults: Defaults) -> dict[str, float]:
