@@ -60,7 +60,9 @@ def test_what_is_kept_of_a_distribution_and_its_tail_make_one(tmp_path: Path) ->
         assert (np.sum(found.ids >= 0, axis=1) == np.minimum(found.n_legal, N_TOP)).all()
         assert (found.best == np.take_along_axis(
             found.ids, found.logprobs.argmax(axis=1)[:, None], axis=1)[:, 0]).all()  # fmt: skip
-        assert (found.least <= 0).all()
+        has_tail = found.n_legal > N_TOP
+        assert ((found.drawn >= 0).all(axis=1) == has_tail).all()
+        assert not (found.drawn[has_tail][:, :, None] == found.ids[has_tail][:, None, :]).any()
 
 
 def test_a_build_read_at_another_ones_tokens_gives_the_same_where_it_is_the_same(
@@ -69,11 +71,10 @@ def test_a_build_read_at_another_ones_tokens_gives_the_same_where_it_is_the_same
     path = write_tiny(tmp_path / "tiny.gguf")
     passages = (Reference(prompt(), LOOKUP), Whole(prompt()), Reference(prompt(), REPLY))
     first = read(path, *passages)
-    second = read(path, *passages, at=[found.ids for found in first])
+    second = read(path, *passages, at=[found.asked for found in first])
     for one, other in zip(first, second, strict=True):
         assert one.tokens_sha256 == other.tokens_sha256
-        assert np.array_equal(one.logprobs, other.logprobs)
-        assert np.allclose(one.tail, other.tail, atol=1e-12)
+        assert np.array_equal(np.hstack([one.logprobs, one.drawn_logprobs]), other.logprobs)
 
 
 def test_a_conversation_is_read_off_behind_policy_and_tools(tmp_path: Path) -> None:

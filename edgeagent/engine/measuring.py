@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edgeagent.engine.context import N_BATCH, Context
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prompt import PromptWriter, n_shared
 from edgeagent.engine.readings import (
+    N_DRAWN,
     N_ROWS,
     N_TOP,
     Floats,
@@ -41,6 +42,7 @@ from edgeagent.errors import EngineError
 from edgeagent.messages import CONTROL_NAMES
 
 N_PREFILL, N_DECODE = 512, 64
+Doubles: TypeAlias = NDArray[np.float64]
 MIN_ROUNDS = 3
 MIN_SPEED_S, MAX_SPEED_S = 3.0, 20.0
 """The speed test goes on for so long: a small model's round is over before other programs let
@@ -72,8 +74,8 @@ class Meter:
     def read(self, passage: Passage, at: Ids | None) -> Readings:
         """Return the readings of a passage, over the tokens `at`, shape (n, k), of each place.
 
-        None takes the `N_TOP` likeliest. Costs a forward pass over what the passage does not
-        share with the one before.
+        None takes the `N_TOP` likeliest and draws from the rest; the same passage, the same draw.
+        Costs a forward pass over what the passage does not share with the one before.
 
         Raises:
             EngineError: the engine was told to stop.
@@ -202,7 +204,8 @@ class _Taken:
         self._ids = np.full((n, k), -1, np.int32)
         self._logprobs = np.full((n, k), -np.inf, np.float32)
         self._tail = np.zeros(n, np.float64)
-        self._least = np.zeros(n, np.float32)
+        self._drawn = np.full((n, N_DRAWN), -1, np.int32)
+        self._drawn_logprobs = np.full((n, N_DRAWN), -np.inf, np.float32)
 
     def put(self, index: int, row: Floats, place: _Place, written: int, at: Ids | None) -> None:
         """Take what is wanted from one row; `written` is the token that stands at the place."""
@@ -222,17 +225,28 @@ class _Taken:
             chosen = np.arange(len(values))
             if len(values) > k:
                 chosen = np.argpartition(values, len(values) - k)[-k:]
-            ids = chosen if legal is None else legal[chosen]
-            self._ids[index, : len(ids)] = ids
+            self._ids[index, : len(chosen)] = chosen if legal is None else legal[chosen]
+            self._logprobs[index, : len(chosen)] = values[chosen]
+            self._draw(index, values, chosen, legal)
         else:
-            chosen = where.of(at[at >= 0])
             self._ids[index] = at
-        self._logprobs[index, : len(chosen)] = values[chosen]
-        rest = np.ones(len(values), bool)
-        rest[chosen] = False
-        if rest.any():
-            self._tail[index] = np.exp(values[rest]).sum()
-            self._least[index] = values[rest].min()
+            self._logprobs[index, at >= 0] = values[where.of(at[at >= 0])]
+
+    def _draw(
+        self, index: int, values: Doubles, chosen: NDArray[np.intp], legal: NDArray[np.intp] | None
+    ) -> None:
+        """Take the tail of one row: its probability, and some of its tokens."""
+        rest = np.exp(values)
+        rest[chosen] = 0
+        tail = float(rest.sum())
+        if not 0 < tail <= 1:  # nothing is left, or a broken build answered with NaN
+            return
+        self._tail[index] = tail
+        random = np.random.default_rng(index)
+        places = np.searchsorted(np.cumsum(rest), random.random(N_DRAWN) * tail, side="right")
+        places = np.minimum(places, np.flatnonzero(rest)[-1])
+        self._drawn[index] = places if legal is None else legal[places]
+        self._drawn_logprobs[index] = values[places]
 
     def readings(self, sha256: str, is_cut: bool) -> Readings:
         """Return what was taken."""
@@ -245,7 +259,8 @@ class _Taken:
             self._ids,
             self._logprobs,
             self._tail,
-            self._least,
+            self._drawn,
+            self._drawn_logprobs,
             is_cut,
         )
 

@@ -17,6 +17,9 @@ from edgeagent.messages import Call
 
 N_TOP = 256
 """Tokens kept per position: 2 KB instead of 594 for a vocabulary of 151,936."""
+N_DRAWN = 32
+"""Tokens drawn from the rest of each distribution, by their probability: what they say of a
+divergence is right on average, where counting the rest as one token would hide half of it."""
 N_ROWS = 32
 """Rows of logits that one pass gives while measuring: 19 MB for that vocabulary."""
 
@@ -88,10 +91,17 @@ class Readings:
     """Theirs, shape (n, k)."""
     tail: NDArray[np.float64]
     """Probability of all legal tokens that are not in `ids`, shape (n,)."""
-    least: Floats
-    """Smallest log probability among those; 0 where there are none. Shape (n,)."""
+    drawn: Ids
+    """Tokens drawn from the tail, with repetition, shape (n, `N_DRAWN`); -1 where there is none."""
+    drawn_logprobs: Floats
+    """Theirs, of the same shape."""
     is_cut: bool
     """Whether the passage did not fit into the context, or the grammar refused the reference."""
+
+    @property
+    def asked(self) -> Ids:
+        """The tokens that another build has to be asked for, shape (n, k + `N_DRAWN`)."""
+        return np.hstack([self.ids, self.drawn])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """How far a build's distributions lie from the base's, from what the engine read off both.
 
 Arrays in, arrays and numbers out; knows no file and no engine. The base is kept as the likeliest
-256 tokens of each place. What else there is counts as one token, which makes a divergence too
-small by at most what `most` says.
+256 tokens of each place and 32 drawn from the rest. The divergence over the likeliest is exact,
+over the rest it is the mean of the drawn ones: right on average, so that a single place may come
+out a little below 0.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeagent.engine.readings import Kind, Readings
+from edgeagent.engine.readings import Ids, Kind, Readings
+from edgeagent.evals.intervals import bootstrap
 from edgeagent.messages import Json
 
-TINY = 1e-12
-"""Probability below which a tail is nothing: float32 sums are not that exact."""
 PERCENTILES = (50, 90, 99)
 Doubles = NDArray[np.float64]
 
@@ -34,9 +34,7 @@ class Places:
     """Log probability of what stands there."""
     best: NDArray[np.int32]
     kld: Doubles
-    """Divergence from the base in nats, the tail counted as one token; 0 for the base itself."""
-    most: Doubles
-    """What it is at most."""
+    """Divergence from the base in nats; 0 for the base itself."""
     tail: Doubles
     """Probability that the base gives to the tail."""
     same: NDArray[np.bool_]
@@ -44,32 +42,26 @@ class Places:
 
 
 def compared(base: Readings, build: Readings, passage: int) -> Places:
-    """Return the places of one passage; the readings are over the same tokens, in `base.ids`."""
-    p, q = base.logprobs.astype(np.float64), build.logprobs.astype(np.float64)
-    is_there = base.ids >= 0
-    # Beyond float32's reach both are -inf, and such a token weighs nothing.
-    weight = np.where(is_there & np.isfinite(p), np.exp(p), 0.0)
-    with np.errstate(invalid="ignore"):
-        terms = np.where(weight > 0, weight * (p - q), 0.0)
-    kept = terms.sum(axis=1)
-    tail, other = base.tail, np.maximum(build.tail, TINY)
-    has_tail = tail > TINY
-    lump = np.where(has_tail, tail * np.log(np.maximum(tail, TINY) / other), 0.0)
-    # No token of the tail is likelier to the base than the last one kept, nor less likely to the
-    # build than its least likely one.
-    last = np.where(is_there, p, np.inf).min(axis=1, initial=0.0)
-    ceiling = np.where(has_tail, tail * (last - build.least.astype(np.float64)), 0.0)
-    kld = np.maximum(kept + lump, 0.0)
+    """Return the places of one passage; `build` was read at `base.asked`."""
+    k = base.ids.shape[1]
+    with np.errstate(invalid="ignore"):  # -inf stands where there is no token
+        likeliest = _differences(base.logprobs, build.logprobs[:, :k], base.ids)
+        kept = (np.exp(base.logprobs.astype(np.float64)) * likeliest).sum(axis=1)
+        rest = _differences(base.drawn_logprobs, build.logprobs[:, k:], base.drawn).mean(axis=1)
+    kld = kept + base.tail * rest
     return Places(
         passage=np.full(len(kld), passage, np.int32),
         kinds=build.kinds,
         written=build.written,
         best=build.best,
         kld=kld,
-        most=np.maximum(kept + np.maximum(ceiling, lump), kld),
-        tail=tail,
+        tail=base.tail,
         same=base.best == build.best,
     )
+
+
+def _differences(p: NDArray[np.float32], q: NDArray[np.float32], ids: Ids) -> Doubles:
+    return np.where(ids >= 0, p.astype(np.float64) - q.astype(np.float64), 0.0)
 
 
 def alone(build: Readings, passage: int) -> Places:
@@ -81,7 +73,6 @@ def alone(build: Readings, passage: int) -> Places:
         build.kinds,
         build.written,
         build.best,
-        nothing,
         nothing,
         nothing,
         np.ones(n, bool),
@@ -106,7 +97,8 @@ def of_kinds(places: Places, kinds: Sequence[Kind]) -> Places:
 def summary(places: Places, *, has_base: bool) -> dict[str, Json] | None:
     """Return what the places amount to; None where there are none.
 
-    Perplexity is over what stands there; at the places of a call it counts legal tokens only.
+    The interval of the mean divergence is a bootstrap over passages. Perplexity is over what
+    stands there; at the places of a call it counts legal tokens only.
     """
     n = len(places.written)
     if not n:
@@ -117,9 +109,11 @@ def summary(places: Places, *, has_base: bool) -> dict[str, Json] | None:
     }
     if has_base:
         by_size = np.percentile(places.kld, PERCENTILES)
+        mean = bootstrap(places.kld.tolist(), places.passage.tolist())
         found |= {
-            "kld": _finite(float(places.kld.mean())),
-            "kld_at_most": _finite(float(places.most.mean())),
+            "kld": _finite(mean.value),
+            "kld_low": _finite(mean.low),
+            "kld_high": _finite(mean.high),
             **{
                 f"kld_p{rank}": _finite(float(value))
                 for rank, value in zip(PERCENTILES, by_size, strict=True)
@@ -131,9 +125,9 @@ def summary(places: Places, *, has_base: bool) -> dict[str, Json] | None:
     return found
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     """A build whose weights overflow answers with NaN, which JSON cannot write."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def as_arrays(places: Places) -> Mapping[str, NDArray[np.generic]]:

@@ -18,7 +18,17 @@ from edgeagent.evals.compare import divergence
 from edgeagent.evals.compare.divergence import Places
 from edgeagent.evals.rows import Progress
 
-_BY_PLACE = ("kinds", "written", "best", "n_legal", "ids", "logprobs", "tail", "least")
+_BY_PLACE = (
+    "kinds",
+    "written",
+    "best",
+    "n_legal",
+    "ids",
+    "logprobs",
+    "tail",
+    "drawn",
+    "drawn_logprobs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ def of_build(
     found: list[Places] = []
     for number, (passage, theirs) in enumerate(zip(passages, base, strict=False)):
         yield Progress(number, len(base))
-        ours = meter.read(engine, passage, theirs.ids)
+        ours = meter.read(engine, passage, theirs.asked)
         if ours.tokens_sha256 != theirs.tokens_sha256:
             yield Incomparable(
                 "its tokenizer or chat template makes other tokens of the same text than the base's"
