@@ -18,7 +18,7 @@ import pytest
 
 from edgeagent.cascade import OK
 from edgeagent.config import RemoteConfig
-from edgeagent.errors import ContextFull, EngineDied, EngineError, EvaluationError
+from edgeagent.errors import ContextFull, EngineDied, EngineError, EvaluationError, TemplateError
 from edgeagent.evals import call_scores, distil, kept, tau_pairs, tft
 from edgeagent.evals.judge import LargerJudge
 from edgeagent.evals.rows import EXACT, Options, Progress, Row, headline
@@ -236,6 +236,9 @@ def test_each_answer_is_scored_on_the_records_conversation(data: Path, tools: Pa
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
     assert found["floors"][call_scores.FLOOR]["staged_tool_call"] == pytest.approx(2 / 4)
     assert found["floors"][call_scores.FLOOR]["missed_service"] == 1.0
+    assert found["mean"]["staged_tool_call"] == scores["staged_tool_call"]
+    # Likeness 0.5, 0.75, 0 and 1 of calls that are all well formed and direct.
+    assert scores["reward"] == pytest.approx(2.25 / 4 + 0.2 + 0.2 * 0.1)
     assert found["by_tool"]["Book"] == {"n": 1, "named": 1, "exact": 1}
 
 
@@ -258,6 +261,14 @@ def test_a_step_that_fails_scores_nothing_and_the_run_goes_on(data: Path, tools:
                                           "started again: x; failed: y", ""]  # fmt: skip
     assert tier.n_starts == 2
     assert Tft().summarize(rows)["n_failed"] == 2
+
+
+def test_a_template_that_refuses_one_conversation_does_not_end_the_run(
+    data: Path, tools: Path
+) -> None:
+    script = [TemplateError("roles must alternate"), *[reply("a")] * 3]
+    rows, _ = run(Tft(), Options(data=data, tools=tools), *script)
+    assert [row.note for row in rows] == ["failed: roles must alternate", "", "", ""]
 
 
 def test_what_does_not_fit_loses_its_oldest_turns_for_the_conversation(
@@ -503,4 +514,5 @@ def test_the_development_file_gives_the_known_pairs_and_floor() -> None:
     found = call_scores.summarize(rows)
     floor = found["floors"][call_scores.FLOOR]
     assert floor["staged_tool_call"] == pytest.approx(215.5 / 330)
-    assert {name: one["value"] for name, one in found["scores"].items() if name in floor} == floor
+    values = {name: one["value"] for name, one in found["scores"].items() if name in floor}
+    assert values == pytest.approx(floor)

@@ -43,13 +43,18 @@ def test_a_bootstrap_agrees_with_the_normal_interval_where_that_one_holds() -> N
 
 
 def test_turns_of_one_conversation_are_one_draw() -> None:
-    values = [0.0, 1.0] * 10
-    same = [n % 2 for n in range(20)]  # two conversations, one always right
-    alone, together = bootstrap(values), bootstrap(values, same)
-    assert (together.low, together.high) == (0.0, 1.0)
-    assert alone.low is not None
-    assert alone.low > 0.2
+    values = [float(n % 20 < 10) for n in range(200)]  # of 20 conversations 10 are always right
+    alone, together = bootstrap(values), bootstrap(values, [n % 20 for n in range(200)])
     assert alone.value == together.value == 0.5
+    assert alone.low is not None
+    assert together.low is not None
+    assert alone.low == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(200), abs=0.02)
+    assert together.low == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(20), abs=0.05)
+
+
+def test_too_few_conversations_are_drawn_turn_by_turn() -> None:
+    values = [0.0, 1.0] * 10
+    assert bootstrap(values, [n // 10 for n in range(20)]) == bootstrap(values)
 
 
 def test_rows_without_weight_do_not_count() -> None:

@@ -6,7 +6,7 @@ edgeagent eval tft --data dev.jsonl --tools job_description.json --model nano --
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ import click
 from edgeagent import config
 from edgeagent.commands import evaluating
 from edgeagent.errors import ConfigError
-from edgeagent.evals import judge
+from edgeagent.evals import judge, reward
 from edgeagent.evals.judge import LargerJudge
 from edgeagent.evals.rows import Options
 from edgeagent.evals.tft import Tft
@@ -37,6 +37,13 @@ FILE = click.Path(path_type=Path)
     help="Also ask the larger model (DEFER_BASE_URL) what it thinks; advisory.",
 )
 @click.option(
+    "--weights",
+    "weighting",
+    default="stage1",
+    show_default=True,
+    help="Of the reward, as in `score reward`.",
+)
+@click.option(
     "--rows",
     type=FILE,
     metavar="FILE",
@@ -49,6 +56,7 @@ def command(
     model: str | None,
     limit: int | None,
     is_judged: bool,
+    weighting: str,
     rows: Path | None,
     as_json: bool,
 ) -> int:
@@ -57,14 +65,14 @@ def command(
     Each call of the assistant makes one pair. Beside every score stands what always replying
     would get: of staged_tool_call that is 0.65.
     """
-    if not is_judged:
-        options = Options(data=data, tools=tools, limit=limit)
-        return evaluating.evaluate(Tft(), model, options, as_json=as_json, keep_in=rows)
-    with _judging(tools) as asked:
-        settings = {"judge": asked.remote.name}
+    weights = reward.weights_of(weighting)
+    with _judging(tools) if is_judged else nullcontext() as asked:
+        settings = {"judge": asked.remote.name} if asked else {}
         options = Options(data=data, tools=tools, limit=limit, settings=settings)
-        code = evaluating.evaluate(Tft(asked), model, options, as_json=as_json, keep_in=rows)
-        click.echo(f"the judge was sent {asked.remote.bytes_sent} bytes", err=True)
+        suite = Tft(asked, weights)
+        code = evaluating.evaluate(suite, model, options, as_json=as_json, keep_in=rows)
+        if asked:
+            click.echo(f"the judge was sent {asked.remote.bytes_sent} bytes", err=True)
         return code
 
 

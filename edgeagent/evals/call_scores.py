@@ -7,15 +7,23 @@ floor. Works on rows alone; knows no model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeagent.evals import distil
-from edgeagent.evals.intervals import Estimate, bootstrap, bootstrap_of, bootstrap_ratio, share
+from edgeagent.evals import distil, reward
+from edgeagent.evals.intervals import (
+    Estimate,
+    bootstrap,
+    bootstrap_of,
+    bootstrap_ratio,
+    draws,
+    share,
+)
 from edgeagent.evals.next_call import FAILED, OUT_OF_REACH, TRIMMED
+from edgeagent.evals.reward import STAGES, Weights
 from edgeagent.evals.rows import EXACT, Row, Summary, cluster
 from edgeagent.messages import CONTROL_NAMES, RESPOND, Json
 
@@ -48,21 +56,25 @@ class _Compared:
         return bool(self.found) and self.found not in CONTROL_NAMES
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
+def summarize(rows: Sequence[Row], weights: Weights = STAGES["stage1"]) -> Summary:
     """Return scores with 95 % intervals and the always-respond floor beside them.
 
-    Shares have Wilson intervals; means and F scores are bootstrapped by conversation.
+    Shares have Wilson intervals; means and F scores are bootstrapped by conversation. `weights`
+    are those of `reward`, and are in the summary.
     """
-    scores = {name: one.as_json() for name, one in _estimates(rows).items()}
-    floors = {FLOOR: _floor(rows)} if rows else {}
+    estimates = _estimates(rows) | {"reward": _reward(rows, weights)}
+    scores = {name: one.as_json() for name, one in estimates.items()}
+    floors = {FLOOR: _floor(rows, weights)} if rows else {}
     return {
         "n": len(rows),
         "n_conversations": len({cluster(row) for row in rows}),
         "n_failed": sum(FAILED in row.note for row in rows),
         "n_out_of_reach": sum(OUT_OF_REACH in row.note for row in rows),
         "n_trimmed": sum(TRIMMED in row.note for row in rows),
+        "mean": {metric: scores[metric]["value"] for metric in distil.METRICS},
         "scores": scores,
         "floors": floors,
+        "reward_weights": asdict(weights),
         "by_tool": _by_tool([_compared(row) for row in rows]),
     }
 
@@ -116,12 +128,12 @@ def _macro_f1(compared: Sequence[_Compared]) -> Estimate:
     """Return the mean F1 over the tools that the references use."""
     tools = sorted({one.wanted for one in compared})
     places = {tool: place for place, tool in enumerate(tools)}
-    draws = sorted({one.conversation for one in compared})
-    draw_of = {conversation: place for place, conversation in enumerate(draws)}
+    labels = draws([one.conversation for one in compared])
+    line_of = {label: place for place, label in enumerate(dict.fromkeys(labels))}
     # Per conversation and tool: wanted and found, then wanted or found, added up.
-    sums = np.zeros((len(draws), 2 * len(tools)))
-    for one in compared:
-        line = sums[draw_of[one.conversation]]
+    sums = np.zeros((len(line_of), 2 * len(tools)))
+    for one, label in zip(compared, labels, strict=True):
+        line = sums[line_of[label]]
         line[places[one.wanted]] += 2.0 * (one.found == one.wanted)
         line[len(tools) + places[one.wanted]] += 1
         if one.found in places:
@@ -136,12 +148,27 @@ def _macro_f1(compared: Sequence[_Compared]) -> Estimate:
     return bootstrap_of(macro, sums, len(compared))
 
 
-def _floor(rows: Sequence[Row]) -> dict[str, float | None]:
+def _reward(rows: Sequence[Row], weights: Weights) -> Estimate:
+    """Return the mean reward of the calls, each in the wrapper that the model put it in."""
+    values = [_rewarded(row.reference, row.prediction, weights) for row in rows]
+    return bootstrap(values, [cluster(row) for row in rows])
+
+
+def _rewarded(reference: str, prediction: str, weights: Weights) -> float:
+    wanted = distil.read_call(reference)
+    assert wanted is not None, "rows have calls as references"
+    is_call = distil.read_call(prediction) is not None
+    written = f"<tool_call>\n{prediction}\n</tool_call>" if is_call else prediction
+    return reward.score([wanted], written, weights)["reward"]
+
+
+def _floor(rows: Sequence[Row], weights: Weights) -> dict[str, float | None]:
     """Return what always replying would score on the same pairs."""
     replied = [distil.score(row.reference, ALWAYS_RESPOND, {}) for row in rows]
     floor: dict[str, float | None] = {
         metric: fmean(scores[metric] for scores in replied) for metric in distil.METRICS
     }
+    floor["reward"] = fmean(_rewarded(row.reference, ALWAYS_RESPOND, weights) for row in rows)
     compared = [_against(row.id, row.reference, ALWAYS_RESPOND) for row in rows]
     return floor | {name: one.value for name, one in _behaviour(compared).items()}
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 N_RESAMPLES = 2000
+MIN_GROUPS = 10
+"""Groups from which they are drawn whole; of two conversations there are only three draws, and
+the interval would be a point."""
 BLOCK = 200
 """Resamples that are drawn at once; bounds the memory."""
 
@@ -63,8 +66,8 @@ def bootstrap(
 ) -> Estimate:
     """Return the mean of `values` with its percentile bootstrap interval.
 
-    With `groups`, one label per value, whole groups are drawn: turns of one conversation are not
-    independent of each other. 10 ms for 400 values.
+    With `groups`, one label per value, whole groups are drawn where there are enough of them:
+    turns of one conversation are not independent of each other. 10 ms for 400 values.
     """
     return bootstrap_ratio(values, [1.0] * len(values), groups, seed)
 
@@ -144,13 +147,18 @@ def mcnemar(n_only_ours: int, n_only_theirs: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
+def draws(groups: Sequence[Hashable]) -> Sequence[Hashable]:
+    """Return what is drawn as one, a label per row: the groups, or each row where they are few."""
+    return groups if len(set(groups)) >= MIN_GROUPS else range(len(groups))
+
+
 def _by_group(rows: NDArray[np.float64], groups: Sequence[Hashable] | None) -> NDArray[np.float64]:
     if groups is None:
         return rows
     if len(groups) != len(rows):
         raise ValueError(f"{len(groups)} labels for {len(rows)} rows")
     members: dict[Hashable, list[int]] = defaultdict(list)
-    for place, group in enumerate(groups):
+    for place, group in enumerate(draws(groups)):
         members[group].append(place)
     return np.array([rows[places].sum(axis=0) for places in members.values()]).reshape(
         len(members), rows.shape[1]

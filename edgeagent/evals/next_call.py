@@ -16,7 +16,13 @@ from typing import TypeAlias
 from edgeagent import history
 from edgeagent.calls import validate
 from edgeagent.engine.client import Prompt, StepDone, StepRule
-from edgeagent.errors import ContextFull, EngineDied, EngineError, EvaluationError
+from edgeagent.errors import (
+    ContextFull,
+    EngineDied,
+    EngineError,
+    EvaluationError,
+    TemplateError,
+)
 from edgeagent.evals import distil
 from edgeagent.evals.rows import EXACT, Options, Progress, Row
 from edgeagent.evals.transcripts import Pair, as_text, last_turn
@@ -86,18 +92,7 @@ class _Asker:
         self._prepare(pair, desk)
         started = time.monotonic()
         notes: list[str] = []
-        done: StepDone | None = None
-        try:
-            done = self._step(pair.conversation, desk, notes)
-        except EngineDied as died:
-            notes.append(f"started again: {died}")
-            self.local.tier.start()
-            try:
-                done = self._step(pair.conversation, desk, notes)
-            except EngineError as error:
-                notes.append(f"{FAILED}{error}")
-        except EngineError as error:
-            notes.append(f"{FAILED}{error}")
+        done = self._answer(pair.conversation, desk, notes)
         ms = (time.monotonic() - started) * 1000
         return _row(pair, desk, done, notes, ms)
 
@@ -112,6 +107,22 @@ class _Asker:
         self.desk = desk
         for _ in self.local.tier.warm(desk.policy, desk.tools, self.never):
             pass
+
+    def _answer(self, conversation: Conversation, desk: Desk, notes: list[str]) -> StepDone | None:
+        """Return the step, the engine started again once if it died; None where it failed."""
+        for may_restart in (True, False):
+            try:
+                return self._step(conversation, desk, notes)
+            except EngineDied as died:
+                if may_restart:
+                    notes.append(f"started again: {died}")
+                    self.local.tier.start()
+                else:
+                    notes.append(f"{FAILED}{died}")
+            except (EngineError, TemplateError) as error:
+                notes.append(f"{FAILED}{error}")
+                break
+        return None
 
     def _step(self, conversation: Conversation, desk: Desk, notes: list[str]) -> StepDone:
         """Take one step, the oldest turns left out where the context is full, as in a session."""

@@ -1,5 +1,8 @@
 """distil's multi-turn test files: the next call at every step of recorded conversations.
 
+Both sides are scored as bare JSON, so ROUGE lies below what distil publishes for its students:
+theirs has the `<tool_call>` wrapper on both sides, which adds words that always agree.
+
 edgeagent eval tft --data dev.jsonl --tools job_description.json --model nano
 """
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from edgeagent.errors import EvaluationError
 from edgeagent.evals import call_scores, jsonl, next_call, transcripts
 from edgeagent.evals.next_call import Desk, Judge
+from edgeagent.evals.reward import STAGES, Weights
 from edgeagent.evals.rows import Options, Progress, Row, Summary
 from edgeagent.evals.transcripts import Pair
 from edgeagent.messages import Json
@@ -20,12 +24,17 @@ from edgeagent.wiring import Local
 
 
 class Tft:
-    """The suite; `judge` gives an answer a score and a note, None where nobody is asked."""
+    """The suite.
+
+    `judge` gives an answer a score and a note, None where nobody is asked; `weights` are the
+    reward's.
+    """
 
     name = "tft"
 
-    def __init__(self, judge: Judge | None = None) -> None:
+    def __init__(self, judge: Judge | None = None, weights: Weights = STAGES["stage1"]) -> None:
         self.judge = judge
+        self.weights = weights
 
     def run(self, local: Local, options: Options) -> Iterator[Progress | Row]:
         """Yield a row per pair; with a limit, the first pairs of the file.
@@ -42,7 +51,7 @@ class Tft:
 
     def summarize(self, rows: Sequence[Row]) -> Summary:
         """Return distil's metrics and what they hide, with intervals and the floor."""
-        return call_scores.summarize(rows)
+        return call_scores.summarize(rows, self.weights)
 
 
 def read(path: Path) -> list[Pair]:
