@@ -231,7 +231,7 @@ def _standard_items(value: Json) -> list[Json]:
     return [standard(one) if type(one) is str else one for one in items]
 
 
-def _objects_check(value: Mapping[str, Json], allowed: Sequence[Json]) -> Fault | None:
+def _objects_check(value: Json, allowed: Sequence[Json]) -> Fault | None:
     """Return why the object is none of the allowed ones; the fault of the last one tried."""
     fault = Fault("dict_checker:unclear", f"{value!r} cannot be an object here")
     for answer in allowed:
@@ -244,7 +244,9 @@ def _objects_check(value: Mapping[str, Json], allowed: Sequence[Json]) -> Fault 
     return fault
 
 
-def _object_check(value: Mapping[str, Json], answer: Mapping[str, Json]) -> Fault | None:
+def _object_check(value: Json, answer: Mapping[str, Json]) -> Fault | None:
+    if not isinstance(value, Mapping):  # where "" let items of any type pass
+        return Fault("value_error:dict_value", f"{value!r} is no object")
     for key, one in value.items():
         if key not in answer:
             return Fault("value_error:dict_key", f"{key!r} is not expected")
