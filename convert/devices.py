@@ -192,10 +192,7 @@ class Build:
     @property
     def name(self) -> str:
         """The build as options of `edgeagent convert`."""
-        choice = self.choice
-        head = [f"--head-type {choice.head.name.lower()}"] if choice.head else []
-        overrides = [f"--tensor-type {p.pattern}={k.name.lower()}" for p, k in choice.overrides]
-        return " ".join([f"--type {choice.kind}", *head, *overrides])
+        return self.choice.options
 
     @property
     def rank(self) -> tuple[bool, bool, bool, float]:
@@ -308,7 +305,8 @@ def _ranked(
         builds.append(found)
         faster = _all_fast(found, sizes, target, important)
         if faster is not None:
-            builds.append(_build(faster, sizes, target, ram_bytes, n_context, important))
+            other = _build(faster, sizes, target, ram_bytes, n_context, important)
+            builds += [other] if not other.slow else []
     return sorted(builds, key=lambda build: build.rank)
 
 
@@ -353,7 +351,7 @@ def _build(
         ram_bytes - device.system_bytes,
         LOSSES[choice.kind],
         next(loss for least, loss in TOLERATED if n_weights >= least),
-        1 / seconds if seconds else None,
+        1 / seconds if total >= TINY and seconds else None,
     )
 
 
@@ -388,8 +386,8 @@ NAMES: Mapping[Role, str] = {
 
 
 def _kernels(build: Build) -> str:
-    if not build.slow:
-        return "all in types with fast kernels there"
+    if build.is_fast:
+        return "all in types with fast kernels there" if not build.slow else "few enough anywhere"
     slow = ", ".join(f"{_mb(n)} MB {kind.name}" for kind, n in build.slow.items())
     return f"without fast kernels there: {slow}"
 

@@ -24,6 +24,7 @@ from convert.architecture import Architecture, Weight, whole_number
 from convert.checkpoint import Checkpoint, Mapped, Stored, read_json
 from convert.checkpoint import read as read_checkpoint
 from convert.command_line import add_arguments, asked, run
+from convert.devices import Sizes, sizes_of
 from convert.file_types import Type
 from convert.gguf_file import Entry, Slot, head, text, u32
 from convert.lora import Adapter
@@ -90,6 +91,20 @@ def convert(
         yield from [Noted(note)] if note else []
         moves.append(_move(pair, slot, importance, wish.adapter))
     yield from written(out, head(entries, [move.slot for move in moves]), moves, n_threads)
+
+
+def sizes(source: Path, adapter: Adapter | None = None) -> Sizes:
+    """Return what a build's choice for a device wants to know of the checkpoint in `source`.
+
+    Raises:
+        ConversionError: the checkpoint cannot be converted.
+    """
+    checkpoint = read_checkpoint(source)
+    architecture = _architecture(checkpoint.config)
+    pairs, _ = _match(checkpoint, architecture, adapter)
+    metadata = {entry.key: entry.value for entry in architecture.hyperparameters(checkpoint.config)}
+    model = architecture.model(checkpoint.config)
+    return sizes_of(metadata, [pair.shaped() for pair in pairs], model)
 
 
 def _move(pair: Pair, slot: Slot, importance: Floats | None, adapter: Adapter | None) -> Move:

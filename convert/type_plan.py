@@ -114,6 +114,16 @@ class Choice:
     is_pure: bool = False
     """Whether to leave recipes alone and give every tensor the main type."""
 
+    @property
+    def options(self) -> str:
+        """The same in words, as options of `edgeagent convert`."""
+        said = [f"--type {self.kind}"]
+        said += [f"--tensor-type {p.pattern}={kind.name.lower()}" for p, kind in self.overrides]
+        said += [f"--head-type {self.head.name.lower()}"] if self.head is not None else []
+        if self.embedding is not None:
+            said.append(f"--embedding-type {self.embedding.name.lower()}")
+        return " ".join([*said, "--pure"] if self.is_pure else said)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -65,6 +65,14 @@ class Build(_Table):
     size_bytes: Annotated[int, Field(gt=0)] | None = None
     sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """None: not known here, and checked against the hub's own when it is fetched."""
+    recipe: str | None = None
+    """How it was made, as options of `edgeagent convert`; None for a file published as it is."""
+    made_from: str | None = None
+    """`owner/name@revision`, or the name of the folder or file that it was made from."""
+    imatrix_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """Of the importance matrix that it was made with."""
+    lora_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """Of the adapter's weights that were merged in."""
 
 
 class Measured(_Table):

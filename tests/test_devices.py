@@ -143,7 +143,7 @@ def test_with_importance_the_few_tensors_in_slower_types_are_put_back() -> None:
     builds = choose(sizes(), Target.PI5, 4 * GIB, important={tensor.name for tensor in tensors})
     q4_0 = {build.name: build for build in builds if build.choice.kind is Type.Q4_0}
     assert q4_0["--type q4_0"].slow.keys() == {TensorType.Q4_1}
-    put_back = q4_0["--type q4_0 --head-type q8_0 --tensor-type ffn_down=q4_0"]
+    put_back = q4_0["--type q4_0 --tensor-type ffn_down=q4_0 --head-type q8_0"]
     assert put_back.slow == {}
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgeagent import catalog, config, hub
 from edgeagent.commands.models import shown
-from edgeagent.commands.writing import FILE, type_options, write
+from edgeagent.commands.terminal import plain
+from edgeagent.commands.writing import (
+    FILE,
+    check_manifest,
+    enter,
+    manifest_option,
+    type_options,
+    write,
+)
 from edgeagent.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from convert.wish import Wish
+
+OWN_TYPES = ("kind", "tensor_types", "head_type", "embedding_type", "is_pure")
+"""Options that say what `--for` is to find out."""
 
 
 @click.command("convert")
@@ -22,12 +37,40 @@ from edgeagent.errors import ModelNotFound
 )  # fmt: skip
 @type_options
 @click.option(
+    "--for",
+    "target",
+    type=click.Choice(["pi5", "pi4", "laptop"]),
+    help="Choose the type for a device with --ram, and say why.",
+)
+@click.option("--ram", metavar="SIZE", help="Memory of that device: 2GB, 4G, 8192M.")
+@click.option(
+    "--context",
+    "n_context",
+    type=click.IntRange(min=256),
+    metavar="N",
+    help="Tokens that have to fit there too; else 8192, or fewer where that is too many.",
+)
+@manifest_option
+@click.option(
     "--lora", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Adapter to merge into the weights on their way.",
 )  # fmt: skip
 @click.option("--name", default="", help="What the file calls the model; else its card does.")
 @click.option("--offline", is_flag=True, default=None, help="Open no socket at all.")
-def command(source: str, out: Path | None, kind: str, offline: bool | None, **options: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    source: str,
+    out: Path | None,
+    kind: str,
+    offline: bool | None,
+    target: str | None,
+    ram: str | None,
+    n_context: int | None,
+    manifest_file: Path | None,
+    **options: Any,
+) -> None:
     """Convert SRC to the GGUF file OUT, in one pass and in any type.
 
     SRC is a checkpoint's folder, its OWNER/NAME[@REVISION] on the hub, or a model's name from
@@ -39,14 +82,49 @@ def command(source: str, out: Path | None, kind: str, offline: bool | None, **op
     known = catalog.find_manifest(source)
     if out is None and known is None:
         raise click.UsageError("name the file to write: edgeagent convert SRC OUT")
+    _check_device(context, target, ram, n_context)
+    check_manifest(manifest_file)
     wished = wish(kind, **options)
-    out = out or catalog.own_folder() / f"{source}-{wished.choice.kind}.gguf"
+    name = source
     if known is not None and known.origin is not None:
         source = known.origin.repo
     folder = Path(source)
     if not folder.is_dir():
         folder = _fetched(source, is_offline=config.load({"offline": offline}).offline)
+    if target is not None and ram is not None:
+        wished = _chosen(folder, wished, target, ram, n_context)
+    out = out or catalog.own_folder() / f"{name}-{wished.choice.kind}.gguf"
     write(out, convert(folder, out, wished))
+    enter(manifest_file, out, wished, folder)
+
+
+def _check_device(
+    context: click.Context, target: str | None, ram: str | None, n_context: int | None
+) -> None:
+    """Return if the options for a device belong together."""
+    if (target is None) != (ram is None) or (target is None and n_context is not None):
+        raise click.UsageError("--for TARGET and --ram SIZE go together; --context needs both")
+    given = [
+        name
+        for name in OWN_TYPES
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if target is not None and given:
+        raise click.UsageError("--for chooses the types itself; leave out the options for types")
+
+
+def _chosen(folder: Path, wished: Wish, target: str, ram: str, n_context: int | None) -> Wish:
+    """Return the wish in the best type for the device; say why on stderr."""
+    from convert import devices
+    from convert.hf_to_gguf import sizes
+
+    ram_bytes, device = devices.ram_size(ram), devices.Target(target)
+    ranked = devices.choose(
+        sizes(folder, wished.adapter), device, ram_bytes, n_context, wished.important
+    )
+    for line in devices.explanation(ranked, device, ram_bytes):
+        click.echo(plain(line), err=True)
+    return replace(wished, choice=ranked[0].choice)
 
 
 def _fetched(source: str, is_offline: bool) -> Path:

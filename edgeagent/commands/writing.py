@@ -13,6 +13,7 @@ from edgeagent.commands.terminal import plain
 
 if TYPE_CHECKING:
     from convert.stream import Step
+    from convert.wish import Wish
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -41,6 +42,34 @@ def type_options(verb: Verb) -> Verb:
     for option in reversed(options):
         verb = option(verb)
     return verb
+
+
+def manifest_option(verb: Verb) -> Verb:
+    """Add the option that keeps a record of the build."""
+    return click.option(
+        "--manifest", "manifest_file", type=FILE, metavar="F",
+        help="Enter the build there: origin, licence, recipe, bytes, sha256. F is a .toml file.",
+    )(verb)  # fmt: skip
+
+
+def check_manifest(manifest_file: Path | None) -> None:
+    """Return if the build can be entered, before hours go into making it.
+
+    Raises:
+        ConversionError, ConfigError: it cannot.
+    """
+    if manifest_file is not None:
+        from convert import manifest_entry  # 150 ms: gguf and numpy
+
+        manifest_entry.check_place(manifest_file)
+
+
+def enter(manifest_file: Path | None, out: Path, wish: Wish, source: Path) -> None:
+    """Write the build into the manifest where one was named."""
+    if manifest_file is not None:
+        from convert import manifest_entry
+
+        manifest_entry.record(manifest_file, out, manifest_entry.recipe(wish, source))
 
 
 def write(out: Path, steps: Iterator[Step]) -> None:
