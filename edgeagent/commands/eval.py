@@ -9,6 +9,7 @@ from edgeagent.commands.suites import Suites
 
 SUITES: dict[str, str] = {
     "tft": "Next calls in distil's multi-turn test conversations, by distil's metrics.",
+    "bfcl": "Calls for the leaderboard's single-turn questions, by its own rules.",
     "airline": "Whole episodes against scripted customers.",
     "tau-replay": "Recorded actions on tau-bench's rules; needs no model.",
     "tau-pairs": "Next calls in tau-bench's recorded airline conversations.",

@@ -5,6 +5,8 @@ edgeagent eval airline --model nano --limit 50 --seed 1 --failures 3
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgeagent.commands import evaluating
@@ -26,8 +28,22 @@ BY_GOAL = ("served", EXACT, "exact_changing", "facts", "person")
     metavar="N",
     help="Print the first N episodes that were not served to stderr.",
 )
+@click.option(
+    "--rows",
+    "keep_in",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep every row there; the same command then goes on where it stopped.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(model: str | None, limit: int | None, seed: int, failures: int, as_json: bool) -> int:
+def command(
+    model: str | None,
+    limit: int | None,
+    seed: int,
+    failures: int,
+    keep_in: Path | None,
+    as_json: bool,
+) -> int:
     """Play whole episodes against scripted customers; no larger model is asked.
 
     Scored: the database at the end (exact; exact_changing where something had to change), what
@@ -35,7 +51,7 @@ def command(model: str | None, limit: int | None, seed: int, failures: int, as_j
     (served), deferrals, and the cost. Agents that always hand off or always refuse stand beside.
     """
     suite = Airline()
-    done = evaluating.run(suite, model, Options(limit=limit, seed=seed))
+    done = evaluating.run(suite, model, Options(limit=limit, seed=seed), keep_in)
     failed = [row for row in done.rows if not row.scores["served"]]
     for row in failed[:failures]:
         click.echo(plain(_told(row)), err=True)
@@ -54,7 +70,7 @@ def command(model: str | None, limit: int | None, seed: int, failures: int, as_j
         )
     else:
         click.echo(f"{summary['n']} episodes\n{evaluating.table(summary)}\n\n{_by_goal(summary)}")
-    return 0 if done.is_whole else 130
+    return 0 if done.is_whole else evaluating.INTERRUPTED
 
 
 def _by_goal(summary: Summary) -> str:

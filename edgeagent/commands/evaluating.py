@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -72,8 +72,12 @@ def evaluate(
     *,
     as_json: bool,
     keep_in: Path | None = None,
+    more: Callable[[Summary], str] | None = None,
 ) -> int:
-    """Run the suite and print its summary, as JSON with every row; return the exit code."""
+    """Run the suite and print its summary, as JSON with every row; return the exit code.
+
+    `more` writes what a person should see below the scores.
+    """
     done = run(suite, model, options, keep_in)
     summary = suite.summarize(done.rows)
     if as_json:
@@ -88,6 +92,8 @@ def evaluate(
     else:
         click.echo(f"{suite.name}, {done.model}: {summary['n']} rows")
         click.echo(table(summary))
+        if more is not None:
+            click.echo(f"\n{more(summary)}")
     return 0 if done.is_whole else INTERRUPTED
 
 
