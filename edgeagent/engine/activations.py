@@ -1,7 +1,7 @@
-"""Reads text through a model and sums what drives each weight; a process of its own.
+"""Reads tokens through a model and looks at what happens there; a process of its own.
 
 llama.cpp calls back before and after each operation of a pass; the inputs of the weights' matrix
-products are looked at where they lie and never copied whole. Started by `observer.observe`.
+products are looked at where they lie and never copied whole. Started by `observer`.
 Source: llama-cpp-python 0.3.36, vendor/llama.cpp/ggml/include/ggml.h and ggml-backend.cpp.
 """
 
@@ -13,8 +13,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from edgeagent import gguf_header
 from edgeagent.engine import library, memory
 from edgeagent.engine.calibration import Chunk, chunks
-from edgeagent.engine.observer import Activations, Advanced, Plan
+from edgeagent.engine.observer import Activations, Advanced, Answer, Plan, Question
 from edgeagent.engine.protocol import Failed
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.worker import arguments_of, end_with_parent
@@ -157,7 +158,8 @@ def run(plan: Plan) -> Iterator[Advanced | Activations]:
     longest = max(len(chunk.tokens) for chunk in found)
     memory.check(header, plan.path.name, longest, N_BATCH)
     collector = Collector()
-    context = _context(model, plan, max(longest, MIN_CONTEXT), collector)
+    callback = collector.callback if plan.collects else None
+    context = _context(model, plan.path, max(longest, MIN_CONTEXT), plan.n_threads, callback)
     batch = llama.llama_batch_init(N_BATCH, 0, 1)
     total, done = sum(len(chunk.tokens) for chunk in found), 0
     started = _cpu_s()
@@ -174,9 +176,43 @@ def run(plan: Plan) -> Iterator[Advanced | Activations]:
     yield Activations(collector.sums, total, weight, len(found), n_calls, cpu_s)
 
 
+def answer(question: Question) -> Answer:
+    """Return the tokens of the texts, and the logits after the tokens.
+
+    Raises:
+        ModelLoadError: the file cannot be run on this machine.
+        EngineError: the pass failed.
+    """
+    header = gguf_header.read(question.path)
+    library.listen()
+    llama.llama_backend_init()
+    model = library.load_weights(question.path)
+    vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
+    encoded = tuple(vocabulary.encode(text, parse_special=True) for text in question.texts)
+    ends = frozenset(vocabulary.ends)
+    n = len(question.tokens)
+    if n == 0:
+        return Answer(encoded, ends, None)
+    memory.check(header, question.path.name, max(n, MIN_CONTEXT), N_BATCH)
+    context = _context(model, question.path, max(n, MIN_CONTEXT), None, None)
+    batch = llama.llama_batch_init(N_BATCH, 0, 1)
+    rows = []
+    for start in range(0, n, N_BATCH):
+        n_read = _decode(context, batch, question.tokens[start : start + N_BATCH], start)
+        found = llama.llama_get_logits(context)
+        rows.append(np.ctypeslib.as_array(found, shape=(n_read, vocabulary.n_tokens)).copy())
+    return Answer(encoded, ends, np.concatenate(rows))
+
+
 def _pass(context: Any, batch: Any, chunk: Chunk, start: int, collector: Collector) -> int:
-    """Read the tokens from `start` on, and return how many they were."""
-    tokens = chunk.tokens[start : start + N_BATCH]
+    """Read a chunk's tokens from `start` on, and return how many they were."""
+    collector.begin(None if chunk.weights is None else chunk.weights[start : start + N_BATCH])
+    n_read = _decode(context, batch, chunk.tokens[start : start + N_BATCH], start)
+    collector.check()
+    return n_read
+
+
+def _decode(context: Any, batch: Any, tokens: Sequence[int], start: int) -> int:
     batch.n_tokens = len(tokens)
     for index, token in enumerate(tokens):
         batch.token[index] = token
@@ -185,31 +221,29 @@ def _pass(context: Any, batch: Any, chunk: Chunk, start: int, collector: Collect
         batch.seq_id[index][0] = 0
         # Else the last block and the head see the rows that are asked for, and no other.
         batch.logits[index] = 1
-    collector.begin(None if chunk.weights is None else chunk.weights[start : start + N_BATCH])
     status = llama.llama_decode(context, batch)
     if status != 0:
         raise EngineError(f"llama.cpp could not read {len(tokens)} tokens (status {status})")
-    collector.check()
     return len(tokens)
 
 
-def _context(model: Any, plan: Plan, n_ctx: int, collector: Collector) -> Any:
+def _context(model: Any, path: Path, n_ctx: int, n_threads: int | None, callback: Any) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = params.n_ubatch = params.n_outputs_max = N_BATCH
     params.n_seq_max = 1
-    params.n_threads = params.n_threads_batch = plan.n_threads or library.physical_cores()
+    params.n_threads = params.n_threads_batch = n_threads or library.physical_cores()
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     # Half precision here would show in the fourth digit of every sum.
     params.type_k = params.type_v = llama.GGML_TYPE_F32
     params.offload_kqv = params.op_offload = False
     params.no_perf = True
-    if plan.collects:
-        params.cb_eval = collector.callback
+    if callback is not None:
+        params.cb_eval = callback
     context = llama.llama_init_from_model(model, params)
     if not context:
         raise ModelLoadError(
-            f"llama.cpp cannot open a context of {n_ctx} tokens for {plan.path}: "
+            f"llama.cpp cannot open a context of {n_ctx} tokens for {path}: "
             f"{library.complaint()}; take smaller chunks"
         )
     return context
@@ -252,15 +286,15 @@ def _cpu_s() -> float:
 
 
 def main() -> None:
-    """Serve one plan on the file descriptor named on the command line."""
+    """Serve one job on the file descriptor named on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
     # The parent is gone: there is nobody left to serve.
     with contextlib.suppress(EOFError, ConnectionError):
-        plan: Plan = pipe.recv()
+        job: Plan | Question = pipe.recv()
         try:
-            for said in run(plan):
+            for said in [answer(job)] if isinstance(job, Question) else run(job):
                 pipe.send(said)
         except EdgeAgentError as exc:
             pipe.send(Failed(type(exc).__name__, arguments_of(exc)))

@@ -1,4 +1,4 @@
-"""The parent's side of reading a model's activations: what to read, and what came of it.
+"""The parent's side of looking into a model: its activations, tokens and logits.
 
 Like `client`, knows no llama.cpp: the passes run in a process of their own, `activations`, so
 that an abort or an exhausted memory there is an error here.
@@ -95,6 +95,29 @@ class Activations:
     """Of all threads, for the passes alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Texts to be turned into tokens, and tokens to be read."""
+
+    path: Path
+    texts: tuple[str, ...] = ()
+    """Control tokens in them are found, as in a prompt."""
+    tokens: tuple[int, ...] = ()
+    """Read in one context; at most some hundred, for each costs a float per token there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What llama.cpp makes of a question."""
+
+    tokens: tuple[list[int], ...]
+    """Of each text, with no token added."""
+    ends: frozenset[int]
+    """Tokens that end a turn."""
+    logits: npt.NDArray[np.float32] | None
+    """After each token, shape (len(tokens), vocabulary); None where none were given."""
+
+
 def observe(plan: Plan) -> Iterator[Advanced | Activations]:
     """Yield progress, then what was collected; closing the generator ends the process.
 
@@ -106,15 +129,32 @@ def observe(plan: Plan) -> Iterator[Advanced | Activations]:
         ConversionError: there is nothing to read, or it asks for tokens the model lacks.
         EngineDied: llama.cpp ended its process.
     """
-    with tempfile.TemporaryFile() as log, _worker(plan, log) as (process, pipe):
+    return _said(plan)
+
+
+def ask(question: Question) -> Answer:
+    """Return llama.cpp's answer, from a process of its own. Costs a load and one forward pass.
+
+    Raises:
+        ModelLoadError: the file cannot be run on this machine.
+        EngineDied: llama.cpp ended its process.
+    """
+    (answer,) = _said(question)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def _said(job: Plan | Question) -> Iterator[Any]:
+    """Yield what the worker says to the job, up to its result."""
+    with tempfile.TemporaryFile() as log, _worker(log) as (process, pipe):
         try:
-            pipe.send(plan)
+            pipe.send(job)
             while True:
                 said = pipe.recv()
                 if isinstance(said, Failed):
                     raise _error(said)
                 yield said
-                if isinstance(said, Activations):
+                if not isinstance(said, Advanced):
                     return
         except (EOFError, OSError) as exc:
             status = process.wait(CLOSE_S)
@@ -122,12 +162,12 @@ def observe(plan: Plan) -> Iterator[Advanced | Activations]:
             log.seek(0)
             words = " ".join(log.read().decode("utf-8", "replace").split())[-LAST_WORDS:]
             raise EngineDied(
-                f"reading {plan.path} ended the engine's process with {how}: {words}"
+                f"reading {job.path} ended the engine's process with {how}: {words}"
             ) from exc
 
 
 @contextmanager
-def _worker(plan: Plan, log: Any) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
+def _worker(log: Any) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
     ours, theirs = socket.socketpair()
     set_path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     environment = {
