@@ -64,7 +64,7 @@ ROOMS = {
     "torch": ("models/",),
     "tokenizers": ("models/",),
     "matplotlib": ("edgeagent/evals/",),
-    "gguf": ("convert/", "edgeagent/engine/", "edgeagent/commands/"),
+    "gguf": ("convert/", "edgeagent/engine/", "edgeagent/commands/", "models/nano/restart.py"),
 }
 """Library → the files that may import it."""
 

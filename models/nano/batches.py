@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.nano.windows import CALL, COPY, CUSTOMER, NAME
+from models.nano.windows import CALL, COPY, CUSTOMER, NAME, REPLY
 
-COPY_WEIGHT = 2.5
-NAME_WEIGHT = 4.0
-"""Against 1 for any other token of a call: replies are long, and a wrong tool spoils the turn."""
+FIRST_WEIGHT = 6.0
+COPY_WEIGHT = 2.0
+NAME_WEIGHT = 6.0
+REPLY_WEIGHT = 0.3
+"""Against 1 for any other token of a call. The tool's name and the first token of a copied value
+are where a step goes wrong; the words of a recorded reply cannot be foreseen and shout down both.
+"""
 BUCKETS = (320, 512, 768, 1024, 1536, 2048, 2560, 3072, 4096)
 """Row lengths; each is compiled once. Longer windows are cut."""
 
@@ -135,13 +139,20 @@ def _filled(
         n = len(places)
         chosen[row, :n], targets[row, :n] = places, ids[row, places + 1]
         kept[row, :n], sources[row] = flags[row, places + 1], source
-        weights[row, :n] = _weights(kept[row, :n], customer)
+        weights[row, :n] = _weights(kept[row, :n], places, customer)
     return Batch(ids, n_tokens, chosen, targets, weights, kept, sources)
 
 
-def _weights(flags: NDArray[np.int64], customer: float) -> NDArray[np.float32]:
-    """Return how much each target counts: the choice of the tool most, then copied values."""
+def _weights(
+    flags: NDArray[np.int64], places: NDArray[np.int64], customer: float
+) -> NDArray[np.float32]:
+    """Return how much the target behind each of `places` counts."""
     weights = np.where(flags & CALL, 1.0, customer)
-    weights[flags & COPY > 0] = COPY_WEIGHT
+    weights[flags & REPLY > 0] = REPLY_WEIGHT
+    is_copy = flags & COPY > 0
+    weights[is_copy] = COPY_WEIGHT
+    follows = np.zeros_like(is_copy)
+    follows[1:] = is_copy[:-1] & (places[1:] == places[:-1] + 1)
+    weights[is_copy & ~follows] = FIRST_WEIGHT
     weights[flags & NAME > 0] = NAME_WEIGHT
     return weights.astype(np.float32)

@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--failures", type=int, default=0, help="wrong service calls to print")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     model = load(WORK / options.run / "last.pt")
     encoder = tokenizers.Tokenizer.from_file(str(WORK / "tokenizer" / "tokenizer.json"))
     sources: dict[str, Iterable[Dialogue]] = {}

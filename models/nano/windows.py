@@ -22,6 +22,10 @@ COPY = 4
 """A value in a call that stands earlier in the window, letter by letter."""
 NAME = 8
 """The name of the tool."""
+REPLY = 16
+"""The words of a recorded person's reply: one of many that would have done."""
+RECORDED = ("sgd", "tau")
+"""Sources whose replies people wrote; elsewhere replies follow rules."""
 
 
 class Encoder(Protocol):
@@ -53,7 +57,8 @@ class Window:
 def pieces(dialogue: Dialogue, encoder: Encoder) -> tuple[Piece, list[Piece]]:
     """Return the tools' piece and one piece for each message."""
     tools = _plain(render((), dialogue.tools), encoder, 0)
-    return tools, [_piece(message, encoder) for message in dialogue.messages]
+    is_recorded = dialogue.source in RECORDED
+    return tools, [_piece(message, encoder, is_recorded) for message in dialogue.messages]
 
 
 def _plain(text: str, encoder: Encoder, flag: int) -> Piece:
@@ -61,7 +66,7 @@ def _plain(text: str, encoder: Encoder, flag: int) -> Piece:
     return Piece(ids, [flag] * len(ids), text, False)
 
 
-def _piece(message: Message, encoder: Encoder) -> Piece:
+def _piece(message: Message, encoder: Encoder, is_recorded: bool) -> Piece:
     text = render([message])
     if message["role"] == "tool":
         return _plain(text, encoder, 0)
@@ -72,10 +77,10 @@ def _piece(message: Message, encoder: Encoder) -> Piece:
         piece.flags[-1] = 0
         piece.is_customer = True
         return piece
-    return _call_piece(message, text, encoder)
+    return _call_piece(message, text, encoder, is_recorded)
 
 
-def _call_piece(message: Message, text: str, encoder: Encoder) -> Piece:
+def _call_piece(message: Message, text: str, encoder: Encoder, is_recorded: bool) -> Piece:
     encoding = encoder.encode(text)
     starts = [start for start, _ in encoding.offsets]
     n = len(starts)
@@ -90,6 +95,8 @@ def _call_piece(message: Message, text: str, encoder: Encoder) -> Piece:
         if starts[i] < end_of_name:
             # Where deferring was not offered, the choice of the tool is no lesson.
             flags[i] = 0 if learn == "arguments" else flags[i] | NAME
+        elif is_recorded and function["name"] == "respond_to_user":
+            flags[i] |= REPLY if flags[i] else 0
     piece = Piece(list(encoding.ids), flags, text, False)
     if function["name"] != "respond_to_user":
         at = end_of_name + len('", "arguments": ')
