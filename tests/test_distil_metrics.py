@@ -197,7 +197,9 @@ def test_defaults_count_only_with_the_schemas(tmp_path: Path) -> None:
         ("[1]", "line 1 is not a JSON object"),
         ('{"answer": "Hi", "prediction": ""}', "line 1: the answer is not a tool call"),
         ('{"answer": 3, "prediction": ""}', "neither text nor a call"),
-        (b"\xff\xfe", "is not UTF-8"),
+        (b"{}\n\xff\xfe", "has no 'answer'"),
+        (b"\xff\xfe", "line 1 is not UTF-8"),
+        ('{"a\\u001b[2J\\n": 1}', r"it has 'a\x1b[2J\n'"),  # nothing that a terminal obeys
         ("[" * 100_000, "is not JSON: it is nested too deeply"),
     ],
 )

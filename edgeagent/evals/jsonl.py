@@ -15,6 +15,8 @@ from typing import Any
 from edgeagent.errors import EvaluationError
 from edgeagent.messages import Json
 
+N_SHOWN = 200
+
 
 def rows(path: Path) -> Iterator[tuple[str, dict[str, Json]]]:
     """Yield where each row stands (`rows.jsonl, line 3`) and the row; empty lines are passed over.
@@ -47,7 +49,8 @@ def value(row: Mapping[str, Json], key: str, where: str) -> Any:
         EvaluationError: it has nothing there.
     """
     if key not in row:
-        raise EvaluationError(f"{where} has no {key!r}; it has {', '.join(row) or 'nothing'}")
+        there = ", ".join(map(repr, row))[:N_SHOWN] or "nothing"
+        raise EvaluationError(f"{where} has no {key!r}; it has {there}")
     return row[key]
 
 
@@ -56,10 +59,17 @@ def _lines(path: Path) -> Iterator[str]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file):
                 # Some editors begin a file with a byte order mark.
-                yield line.decode("utf-8-sig" if number == 0 else "utf-8")
+                yield _decoded(
+                    line, "utf-8" if number else "utf-8-sig", f"{path}, line {number + 1}"
+                )
     except OSError as exc:
         raise EvaluationError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (EOFError, zlib.error) as exc:
         raise EvaluationError(f"cannot unpack {path}: {exc}") from exc
+
+
+def _decoded(line: bytes, encoding: str, where: str) -> str:
+    try:
+        return line.decode(encoding)
     except UnicodeDecodeError as exc:
-        raise EvaluationError(f"{path} is not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        raise EvaluationError(f"{where} is not UTF-8: {exc.reason} at byte {exc.start}") from exc

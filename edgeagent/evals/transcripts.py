@@ -160,9 +160,9 @@ def _call(listed: Json, where: str) -> Call:
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as exc:
-            raise EvaluationError(f"{where}: the arguments of {name} are not JSON") from exc
+            raise EvaluationError(f"{where}: the arguments of {name!r} are not JSON") from exc
     if not isinstance(arguments, dict):
-        raise EvaluationError(f"{where}: the arguments of {name} are not an object")
+        raise EvaluationError(f"{where}: the arguments of {name!r} are not an object")
     call_id = listed.get("id")
     return Call(call_id if isinstance(call_id, str) and call_id else new_id(), name, arguments)
 
