@@ -96,6 +96,7 @@ RESULTS = [
     ("[" * 5000, False, "ast_decoder:decoder_failed"),
     ('[{"geo.area": {"base": 5}}]', False, "ast_decoder:decoder_failed"),  # text is no list
     ("[geo.area(5)]", False, "simple_function_checker:missing_required"),
+    ("geo.area(base=" + "*".join(["9**64"] * 99) + ")", False, "ast_decoder:decoder_failed"),
     ("geo.area(base=__import__('os'))", False, "type_error:simple"),
     ([], False, "simple_function_checker:wrong_count"),
     (None, False, "ast_decoder:decoder_wrong_output_format"),
@@ -188,6 +189,7 @@ EXECUTED = [
     ("exec_simple", ["math_gcd(a=12, b=18)"], "math_gcd(b=12, a=18)", True),
     ("exec_simple", ["get_stock(name='X')"], [{"get_stock": {"name": "X"}}], None),
     ("exec_simple", ["math_factorial(n=5)"], [{"math_factorial": {"n": 10**9}}], False),
+    ("exec_simple", ["math_factorial(n=5)"], [{"math_factorial": {"n": 4000}}], False),
     ("exec_simple", ["math_factorial(n=5)"], [{"get_stock": {}}], False),
     ("exec_simple", ["get_distance(pointA=(0, 0), pointB=(3, 4))"],
      [{"get_distance": {"pointB": [0, 0], "pointA": [3, 4]}}], True),

@@ -121,8 +121,9 @@ class _Judge:
         if name not in call:
             return Fault(f"{kind}:wrong_func_name", f"{name!r} expected")
         given, allowed = call[name], answer[_name(answer)]
-        known = function["parameters"].get("properties", {})
-        for parameter in function["parameters"].get("required", ()):
+        schema = function.get("parameters", {})
+        known = schema.get("properties", {})
+        for parameter in schema.get("required", ()):
             if parameter not in given:
                 return Fault(f"{kind}:missing_required", f"{parameter!r} is missing")
         for parameter, value in given.items():

@@ -27,7 +27,9 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
 }
-_LARGEST = 1e15
+LARGEST = 1e100
+LARGEST_EXPONENT = 64
+"""Of arithmetic in arguments."""
 
 
 class NotCalls(Exception):
@@ -118,16 +120,21 @@ def _value(node: ast.expr) -> Json:
 
 
 def _computed(node: ast.expr) -> float:
+    """Return the value of arithmetic on numbers; sizes stay where results can be printed."""
     match node:
-        case ast.Constant(int() | float() as value) if abs(value) < _LARGEST:
-            return value
+        case ast.Constant(int() | float() as value):
+            pass
         case ast.UnaryOp(ast.USub(), operand):
-            return -_computed(operand)
+            value = -_computed(operand)
         case ast.BinOp(left, ast.Pow(), right):
             base, exponent = _computed(left), _computed(right)
-            if abs(exponent) > 64 or abs(base) > 1e6 or base < 0:
-                raise ValueError("power is too large")
-            return float(base**exponent) if isinstance(base**exponent, float) else base**exponent
+            if abs(exponent) > LARGEST_EXPONENT or base < 0:
+                raise ValueError("no power of this size")
+            value = base**exponent
         case ast.BinOp(left, kind, right) if type(kind) in _ARITHMETIC:
-            return _ARITHMETIC[type(kind)](_computed(left), _computed(right))
-    raise ValueError("no number")
+            value = _ARITHMETIC[type(kind)](_computed(left), _computed(right))
+        case _:
+            raise ValueError("no number")
+    if abs(value) > LARGEST:
+        raise ValueError("the number is too large")
+    return value

@@ -70,7 +70,14 @@ def _one(call: Mapping[str, Mapping[str, Json]], expected: Json, kind: str) -> F
     if _agree(found, expected, kind):
         return None
     suffix = {"real_time_match": "_real_time", "structural_match": "_structure"}.get(kind, "")
-    return Fault(MISMATCH + suffix, f"{found!r} in place of {expected!r}"[:500])
+    return Fault(MISMATCH + suffix, f"{_shown(found)} in place of {_shown(expected)}")
+
+
+def _shown(value: Json) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return "a number too long to print"
 
 
 def _result(call: Mapping[str, Mapping[str, Json]]) -> Json:
