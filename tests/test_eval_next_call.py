@@ -16,8 +16,13 @@ from typing import Any
 
 import pytest
 
+from edgeagent import manifest, paths
 from edgeagent.cascade import OK
 from edgeagent.config import RemoteConfig
+from edgeagent.engine.client import Prompt
+from edgeagent.engine.prompt import PromptWriter
+from edgeagent.engine.template import Template
+from edgeagent.engine.wire import probe
 from edgeagent.errors import ContextFull, EngineDied, EngineError, EvaluationError, TemplateError
 from edgeagent.evals import call_scores, distil, kept, tau_pairs, tft
 from edgeagent.evals.judge import LargerJudge
@@ -27,11 +32,13 @@ from edgeagent.evals.transcripts import Pair, as_text, last_turn
 from edgeagent.manifest import DEFAULT
 from edgeagent.messages import CallMessage, ResultMessage, UserMessage
 from edgeagent.remote import Remote
+from edgeagent.scenarios import job
 from edgeagent.wiring import Local
 from tests.conftest import SHARED
+from tests.engine_kit import opened
 from tests.loopback import Loopback, calls, status
 from tests.scripted import Scripted, call, done, reply
-from tests.tiny_gguf import write_tiny
+from tests.tiny_gguf import CONTROL, HERMES_TEMPLATE, write_tiny
 
 ROOT = Path(__file__).parents[1]
 TEXT = {"type": "string"}
@@ -119,6 +126,35 @@ def test_the_message_after_a_service_call_is_its_result(data: Path) -> None:
     replies = [m for m in fourth.conversation if isinstance(m, ResultMessage) and m.content == OK]
     assert len(replies) == 2
     assert as_text(last_turn(fourth.conversation)) == "customer: Book it."
+
+
+@pytest.mark.parametrize("name", ["tft-benchmark-s1-tft", "nano"])
+def test_the_prompt_is_the_files_messages_as_the_models_card_asks_for_them(
+    data: Path, tools: Path, tmp_path: Path, name: str
+) -> None:
+    dialect = manifest.read(paths.bundled(f"{name}.toml")).dialect
+    template = Template(HERMES_TEMPLATE, {})
+    vocabulary = opened(tmp_path).context.vocabulary
+    writer = PromptWriter(template, vocabulary, probe(template, CONTROL, False), dialect)
+    described = job.read(tools)
+    last = tft.read(data)[-1]
+    rendered = writer.render(Prompt(described.policy, described.tools, last.conversation)).text
+
+    messages = [
+        {"role": "system", "content": dialect.system.replace("{task_description}",
+                                                             JOB["task_description"])},
+        *QUESTION,
+    ]  # fmt: skip
+    find = messages[4]["tool_calls"][0]["function"]
+    messages[4] = said("Find", **json.loads(find["arguments"]))
+    if name == "nano":
+        messages[5] = {"role": "tool", "name": "Find", "content": messages[5]["content"]}
+    keys = ("name", "description", "parameters")
+    offered = [
+        {"type": "function", "function": {key: tool["function"].get(key, "") for key in keys}}
+        for tool in JOB["tools"]
+    ]
+    assert rendered == template.render(messages, offered)
 
 
 def test_the_question_may_be_a_list_plain_words_or_a_trace(tmp_path: Path) -> None:
