@@ -14,7 +14,7 @@ from edgeagent.commands.terminal import plain
 from edgeagent.evals.airline import DEFAULT_N, Airline
 from edgeagent.evals.rows import EXACT, Options, Row, Summary
 
-BY_GOAL = ("served", EXACT, "exact_changing", "facts", "person")
+BY_GOAL = ("served", EXACT, "exact_changing", "facts", "person", "calls", "tokens")
 
 
 @click.command("airline")
@@ -75,10 +75,10 @@ def command(
 
 def _by_goal(summary: Summary) -> str:
     """Return a line per type of goal; an episode with several wishes counts under each."""
-    lines = [f"{'goal':14}{'n':>5}" + "".join(f"{key:>16}" for key in BY_GOAL)]
+    lines = [f"{'goal':14}{'n':>5}" + "".join(f"{key:>15}" for key in BY_GOAL)]
     for kind, found in summary["goals"].items():
         values = [found["scores"][key]["value"] for key in BY_GOAL]
-        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>16}" for value in values)
+        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>15}" for value in values)
         lines.append(f"{kind:14}{found['n']:>5}{shown}")
     return "\n".join(lines)
 

@@ -65,7 +65,7 @@ class Airline:
             "goals": {
                 kind: {
                     "n": len(found),
-                    "scores": _estimates(found, only=FLOOR_SCORES),
+                    "scores": _estimates(found, only=(*FLOOR_SCORES, "calls", "tokens")),
                     "floors": _floor_means(found),
                 }
                 for kind, found in sorted(types.items())
