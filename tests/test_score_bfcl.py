@@ -91,10 +91,12 @@ RESULTS = [
     ("[geo.area(base=5)]", True, ""),
     ("geo.area(base=5, unit='cm')", True, ""),
     ("```\n[geo.area(base=2+3)]\n```", True, ""),
+    (r"geo.area(base=5, unit='\.cm')", False, "value_error:string"),
     ("I cannot help with that.", False, "ast_decoder:decoder_failed"),
     ("", False, "ast_decoder:decoder_failed"),
     ("[" * 5000, False, "ast_decoder:decoder_failed"),
     ('[{"geo.area": {"base": 5}}]', False, "ast_decoder:decoder_failed"),  # text is no list
+    ("geo.area(base={[1]: 2})", False, "ast_decoder:decoder_failed"),
     ("[geo.area(5)]", False, "simple_function_checker:missing_required"),
     ("geo.area(base=" + "*".join(["9**64"] * 99) + ")", False, "ast_decoder:decoder_failed"),
     ("geo.area(base=__import__('os'))", False, "type_error:simple"),

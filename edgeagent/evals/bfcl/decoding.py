@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 
 from edgeagent.evals.bfcl.checker import Calls, Fault
@@ -69,10 +70,14 @@ def _call(one: Json) -> Mapping[str, Mapping[str, Json]]:
 
 def _parsed(text: str) -> Json:
     try:
-        tree = ast.parse(text.strip("`\n ").strip("[]'"), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a model's escapes are nobody's here to correct
+            tree = ast.parse(text.strip("`\n ").strip("[]'"), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.Tuple | ast.List | ast.Set) else [tree]
         return [_python_call(one) for one in calls]
-    except (SyntaxError, ValueError, ArithmeticError, MemoryError, RecursionError) as exc:
+    except (
+        SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError
+    ) as exc:  # fmt: skip
         raise NotCalls(FAILED, "the text is not a list of calls") from exc
 
 
