@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from edgeagent.errors import ModelNotFound
+from edgeagent.errors import ModelNotFound, UsageError
 from edgeagent.events import (
     TRANSIENT,
     Answered,
@@ -33,7 +33,7 @@ from edgeagent.events import (
 )
 from edgeagent.link import LinkState
 from edgeagent.messages import Call, Tool, ToolKind, Usage, Verdict
-from edgeagent.tui.ports import Choice, Option, Ports
+from edgeagent.tui.ports import Choice, Comparison, Flip, Option, Ports
 
 Approve: TypeAlias = Callable[[ApprovalNeeded], Decision]
 Turn: TypeAlias = Callable[[str, threading.Event, Approve], Iterator[Event]]
@@ -132,6 +132,11 @@ class Desk:
         self.exported.append(session_id)
         return f"{session_id}.json"
 
+    def compare(self, folder: str) -> Comparison:
+        if folder == "/nowhere":
+            raise UsageError("there is no report in /nowhere")
+        return COMPARISON
+
     def ports(self, **changes: object) -> Ports:
         given: dict[str, object] = {
             "open_session": self.open,
@@ -154,11 +159,35 @@ class Desk:
                 ),
             ),
             "export": self.export,
+            "comparisons": lambda: (Option("/r", ("2 Jan 10:15", "report", "/home")),),
+            "comparison": self.compare,
             "settings": (("model.name", "nano"), ("remote.base_url", ""), ("offline", "False")),
             "config_path": "config.toml",
             **changes,
         }
         return Ports(**given)  # type: ignore[arg-type]  # a table of fields by name
+
+
+COMPARISON = Comparison(
+    title="Builds against F16",
+    base="F16",
+    columns=(
+        ("build", "The file's weight type."),
+        ("MB", "Size."),
+        ("KLD calls", "Divergence."),
+        *((f"score number {n}", "A score.") for n in range(8)),
+    ),
+    rows=(("F16", "17.1", "–", *["95.0 %"] * 8), ("Q2_K", "4.31", "0.0523", *["61.2 %"] * 8)),
+    flips=(
+        Flip("Q2_K", "tft 3/7", "lost, the tool", '{"name": "FindRestaurants"}',
+             (("The prompt's end", "customer: [bold]Italian[/bold], please"),
+              ("Should be", '{"name": "FindRestaurants"}'),
+              ("F16, the base", '{"name": "FindRestaurants"}'),
+              ("Q2_K", '{"name": "respond_to_user"}'))),
+        Flip("Q2_K", "tft 4/1", "gained", '{"name": "respond_to_user"}', (("Should be", "yes"),)),
+    ),
+    notes=("One passage was cut.",),
+)  # fmt: skip
 
 
 def call(name: str, arguments: dict[str, object], id: str = "call_1") -> ToolCalled:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
 from edgeagent import catalog, paths, wiring
-from edgeagent.commands import opening
+from edgeagent.commands import comparisons, opening
 from edgeagent.commands.config import flat
 from edgeagent.commands.terminal import can_ask
 from edgeagent.config import Config
-from edgeagent.errors import StoreError
+from edgeagent.errors import StoreError, UsageError
 from edgeagent.scenarios import library
 from edgeagent.session import Session
-from edgeagent.tui.ports import Choice, Option, Ports
+from edgeagent.tui.ports import Choice, Comparison, Flip, Option, Ports
 
 
 @click.command("chat")
@@ -58,6 +59,8 @@ def ports(settings: Config) -> Ports:
         scenarios=_scenarios,
         sessions=_sessions,
         export=_export,
+        comparisons=_comparisons,
+        comparison=_comparison,
         settings=tuple((key, json.dumps(value)) for key, value in flat(settings)),
         config_path=str(paths.config_file()),
         theme=settings.ui.theme,
@@ -112,6 +115,50 @@ def _sessions() -> Sequence[Option]:
         )
         for row in rows
     ]
+
+
+def _comparisons() -> Sequence[Option]:
+    made = []
+    for folder in comparisons.folders():
+        when = (folder / comparisons.REPORT).stat().st_mtime
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+        made.append(Option(str(folder), (day, folder.name, str(folder.parent))))
+    return made
+
+
+def _comparison(folder: str) -> Comparison:
+    found = comparisons.read(Path(folder).expanduser())
+    try:
+        return _as_shown(found)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise UsageError(f"{folder} holds a report that cannot be shown: {exc!r}") from exc
+
+
+def _as_shown(found: Mapping[str, Any]) -> Comparison:
+    return Comparison(
+        title=f"Builds against {found['base']}",
+        base=found["base"],
+        columns=tuple((one["title"], one["about"]) for one in found["table"]["columns"]),
+        rows=tuple(tuple(row) for row in found["table"]["rows"]),
+        flips=tuple(_flip(flip, found) for flip in found["flips"]),
+        notes=tuple(found["notes"]),
+    )
+
+
+def _flip(flip: Mapping[str, Any], found: Mapping[str, Any]) -> Flip:
+    is_tool = flip["score"] == "name"
+    return Flip(
+        flip["build"],
+        f"{flip['suite']} {flip['id']}",
+        ("lost" if flip["is_lost"] else "gained") + (", the tool" if is_tool else ""),
+        flip["reference"],
+        (
+            ("The prompt's end", found["prompts"].get(flip["suite"], {}).get(flip["id"], "")),
+            ("Should be", flip["reference"]),
+            (f"{found['base']}, the base", flip["base"]),
+            (flip["build"], flip["prediction"]),
+        ),
+    )
 
 
 def _export(session_id: str) -> str:

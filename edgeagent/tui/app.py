@@ -20,6 +20,7 @@ from textual.theme import Theme
 from edgeagent.errors import EdgeAgentError
 from edgeagent.tui import pages
 from edgeagent.tui.chat import ChatScreen
+from edgeagent.tui.comparison import NO_COMPARISONS, ComparisonScreen
 from edgeagent.tui.plain import one_line
 from edgeagent.tui.ports import Choice, Option, Ports
 from edgeagent.tui.screens import PageScreen, PickScreen
@@ -134,6 +135,8 @@ class EdgeAgentApp(App[int]):
             self.chat.open(replace(self.chat.choice, model=argument.strip()))
         elif argument and verb.name == "scenario":
             self.chat.open(replace(self.chat.choice, scenario=argument.strip(), resume=None))
+        elif argument and verb.name == "compare":
+            self.run_worker(self._show_comparison(argument.strip()), group="pick", exclusive=True)
         else:
             await self.run_action(verb.action)
 
@@ -221,6 +224,28 @@ class EdgeAgentApp(App[int]):
                 self.chat.open(chosen(row))
 
         self.run_worker(ask(), group="pick", exclusive=True)
+
+    def action_comparisons(self) -> None:
+        """Let the person choose a finished comparison of builds, and show it."""
+
+        async def ask() -> None:
+            options = await asyncio.to_thread(self.ports.comparisons)
+            screen = PickScreen("Comparisons", options, NO_COMPARISONS, "")
+            row = await self.push_screen_wait(screen)
+            if row is not None:
+                await self._show_comparison(row.value)
+
+        self.run_worker(ask(), group="pick", exclusive=True)
+
+    async def _show_comparison(self, folder: str) -> None:
+        if self.ports.comparison is None:
+            return
+        try:
+            found = await asyncio.to_thread(self.ports.comparison, folder)
+        except EdgeAgentError as error:
+            self.chat.tell(str(error), "warning")
+        else:
+            self.push_screen(ComparisonScreen(found))
 
     def action_export(self) -> None:
         """Write the session to a file and say where it is."""

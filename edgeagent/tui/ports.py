@@ -38,6 +38,34 @@ class Option:
     """Of a session: what its scenario is opened by."""
 
 
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An answer that is right in one of two builds."""
+
+    build: str
+    id: str
+    kind: str
+    """What happened to it, in two or three words."""
+    told: str
+    """What was to be said, for the list."""
+    parts: tuple[tuple[str, str], ...]
+    """Titles and texts: the prompt, what should be, what each build said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison of builds."""
+
+    title: str
+    base: str
+    columns: tuple[tuple[str, str], ...]
+    """Title and meaning of each."""
+    rows: tuple[tuple[str, ...], ...]
+    """A line per build, its label first."""
+    flips: tuple[Flip, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Facts(Protocol):
     """What the status line says of a loaded model."""
 
@@ -118,6 +146,10 @@ class Ports:
     """Newest first."""
     export: Callable[[str], str]
     """Writes the session with that id to a file and returns its path."""
+    comparisons: Callable[[], Sequence[Option]] = tuple
+    """Finished comparisons of builds, newest first; the values are their folders."""
+    comparison: Callable[[str], Comparison] | None = None
+    """Reads the one in that folder. Raises `EdgeAgentError` where there is none."""
     settings: tuple[tuple[str, str], ...] = ()
     """Every setting in force and its value, secrets hidden."""
     config_path: str = ""

@@ -26,6 +26,8 @@ VERBS = (
     Verb("scenario", "Switch scenario", "Choose another scenario; a new conversation begins",
          "scenario"),
     Verb("tools", "Tools", "List the tools of this scenario", "tools"),
+    Verb("compare", "Compare builds", "Open a finished comparison and the answers that flipped",
+         "comparisons"),
     Verb("copy", "Copy last reply", "Copy the last message to the clipboard", "copy_last"),
     Verb("export", "Export session", "Write this conversation to a file", "export"),
     Verb("offline", "Toggle offline", "Open no socket at all, or use the network again",
