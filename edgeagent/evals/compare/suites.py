@@ -8,11 +8,12 @@ from edgeagent.engine.readings import Reference
 from edgeagent.errors import EvaluationError
 from edgeagent.evals import tft
 from edgeagent.evals.airline import Airline
+from edgeagent.evals.bfcl.suite import Bfcl
 from edgeagent.evals.compare import material
 from edgeagent.evals.rows import Options, Suite
 from edgeagent.scenarios import job
 
-SUITES: dict[str, Callable[[], Suite]] = {"tft": tft.Tft, "airline": Airline}
+SUITES: dict[str, Callable[[], Suite]] = {"tft": tft.Tft, "airline": Airline, "bfcl": Bfcl}
 NEED_FILES = frozenset({"tft"})
 """Suites that cannot do without `--data` and `--tools`."""
 
