@@ -27,6 +27,8 @@ if sys.platform != "win32":
 
 UINT32 = struct.Struct("<I")
 UINT64 = struct.Struct("<Q")
+LONGEST_SHOWN = 80
+"""Characters of a value in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,14 @@ def head(entries: Sequence[Entry | Carried], slots: Sequence[Slot]) -> bytes:
     """
     parts = [MAGIC, UINT32.pack(VERSION), UINT64.pack(len(slots)), UINT64.pack(len(entries))]
     for entry in entries:
-        parts.append(_text(entry.key))
         if isinstance(entry, Carried):
-            parts.append(entry.raw)
+            parts += [_text(entry.key), entry.raw]
             continue
         try:
-            parts += _value(entry)
-        except struct.error as exc:
-            raise ConversionError(f"{entry.key} cannot be {entry.value!r}: {exc}") from exc
+            parts += [_text(entry.key), *_value(entry)]
+        except (struct.error, UnicodeEncodeError) as exc:
+            shown = repr(entry.value)[:LONGEST_SHOWN]
+            raise ConversionError(f"{entry.key} cannot be {shown}: {exc}") from exc
     offset = 0
     for slot in slots:
         parts += [_text(slot.name), UINT32.pack(len(slot.shape))]

@@ -19,7 +19,7 @@ from typing import Any
 import gguf
 import yaml
 
-from convert import qwen3, tokenizer
+from convert import qwen2, qwen3, tokenizer
 from convert.architecture import Architecture, Weight, whole_number
 from convert.checkpoint import Checkpoint, Mapped, Stored, read_json
 from convert.checkpoint import read as read_checkpoint
@@ -35,7 +35,7 @@ from edgeagent.engine.quantizer import Floats
 from edgeagent.errors import ConversionError
 from edgeagent.gguf_header import TensorType, Value, ValueType
 
-ARCHITECTURES = (qwen3.ARCHITECTURE,)
+ARCHITECTURES = (qwen3.ARCHITECTURE, qwen2.ARCHITECTURE)
 
 QUANTIZATION_VERSION = 2
 GENERATION = "generation_config.json"
@@ -73,7 +73,6 @@ def convert(
     words = tokenizer.read(source, whole_number(checkpoint.config, "vocab_size"))
     model = architecture.model(checkpoint.config)
     planned = plan([pair.shaped() for pair in pairs], model, wish.choice, wish.important)
-    yield from (Noted(note) for note in (*notes, *words.notes, *planned.notes))
     entries = [
         text("general.architecture", architecture.name),
         text("general.type", "model"),
@@ -84,13 +83,16 @@ def convert(
         *tokenizer.entries(words),
         *wish.entries(),
     ]
+    notes += [*words.notes, *planned.notes]
     moves = []
     for pair, kind in zip(pairs, planned.types, strict=True):
         slot = Slot(pair.weight.target, kind, pair.weight.shape)
         importance, note = wish.importance_of(slot)
-        yield from [Noted(note)] if note else []
+        notes += [note] if note else []
         moves.append(_move(pair, slot, importance, wish.adapter))
-    yield from written(out, head(entries, [move.slot for move in moves]), moves, n_threads)
+    front = head(entries, [move.slot for move in moves])
+    yield from map(Noted, notes)
+    yield from written(out, front, moves, n_threads)
 
 
 def sizes(source: Path, adapter: Adapter | None = None) -> Sizes:
@@ -107,6 +109,31 @@ def sizes(source: Path, adapter: Adapter | None = None) -> Sizes:
     return sizes_of(metadata, [pair.shaped() for pair in pairs], model)
 
 
+def sources(source: Path) -> dict[str, Stored]:
+    """Return where each tensor of a GGUF file of the checkpoint comes from, by its name there.
+
+    Raises:
+        ConversionError: the checkpoint cannot be converted.
+    """
+    checkpoint = read_checkpoint(source)
+    pairs, _ = _match(checkpoint, _architecture(checkpoint.config), None)
+    return {pair.weight.target: pair.stored for pair in pairs}
+
+
+def hyperparameters(source: Path) -> Sequence[Entry]:
+    """Return what a GGUF file of the checkpoint says of its architecture.
+
+    Raises:
+        ConversionError: the checkpoint cannot be converted.
+    """
+    config = read_checkpoint(source).config
+    architecture = _architecture(config)
+    return [
+        text("general.architecture", architecture.name),
+        *architecture.hyperparameters(config),
+    ]
+
+
 def _move(pair: Pair, slot: Slot, importance: Floats | None, adapter: Adapter | None) -> Move:
     name = pair.weight.source
     if adapter is None or name not in adapter.updates:
@@ -118,7 +145,7 @@ def _move(pair: Pair, slot: Slot, importance: Floats | None, adapter: Adapter | 
 def _architecture(config: Mapping[str, Any]) -> Architecture:
     classes = config.get("architectures") or []
     for architecture in ARCHITECTURES:
-        if architecture.classes.intersection(classes):
+        if isinstance(classes, list) and any(name in classes for name in architecture.classes):
             return architecture
     known = ", ".join(sorted(name for a in ARCHITECTURES for name in a.classes))
     raise ConversionError(f"config.json: the architecture {classes} is not known; known: {known}")

@@ -45,17 +45,18 @@ def quantize(path: Path, out: Path, wish: Wish, n_threads: int | None = None) ->
     tensors = sorted(header.tensors, key=lambda tensor: order_of(tensor.name))
     shaped = [Shaped(tensor.name, tensor.shape, tensor.type) for tensor in tensors]
     planned = plan(shaped, model_of(path, header), wish.choice, wish.important)
-    yield from (Noted(note) for note in planned.notes)
-    moves = []
+    moves, notes = [], [*planned.notes]
     for tensor, kind in zip(tensors, planned.types, strict=True):
         _check_source(path, tensor, kind, wish)
         slot = Slot(tensor.name, kind, tensor.shape)
         importance, note = wish.importance_of(slot)
-        yield from [Noted(note)] if note and tensor.type is not kind else []
+        notes += [note] if note and tensor.type is not kind else []
         stored = Stored(tensor.name, tensor.type, tensor.shape, path, tensor.offset)
         moves.append(Move(stored, slot, importance))
     entries = [*_carried(path, header, wish), *_added(wish)]
-    yield from written(out, head(entries, [move.slot for move in moves]), moves, n_threads)
+    front = head(entries, [move.slot for move in moves])
+    yield from map(Noted, notes)
+    yield from written(out, front, moves, n_threads)
 
 
 def model_of(path: Path, header: Header) -> Model:

@@ -150,6 +150,10 @@ def _check_is_qwen(found: Mapping[str, Any], path: Path) -> None:
         reason = f"it splits text by {patterns or kinds}, not as Qwen does"
     elif [step.get("type") for step in normalizers] not in ([], ["NFC"]):
         reason = f"it normalizes text by {normalizers}, not by NFC"
+    elif any(
+        step.get("behavior", "Isolated") != "Isolated" or step.get("invert") for step in steps
+    ):
+        reason = "it drops or joins what it splits"
     elif any(step.get("add_prefix_space") for step in steps):
         reason = "it puts a space in front of the text"
     if reason:
@@ -161,12 +165,16 @@ def _steps(found: Any, key: str) -> list[dict[str, Any]]:
     if found is None:
         return []
     steps = found.get(key, [found]) if isinstance(found, dict) else [found]
+    steps = steps if isinstance(steps, list) else [steps]
     return [step if isinstance(step, dict) else {"type": step} for step in steps]
 
 
 def _added(found: Mapping[str, Any], folder: Path) -> dict[int, dict[str, Any]]:
     added = {}
-    for token in found.get("added_tokens") or []:
+    tokens = found.get("added_tokens") or []
+    if not isinstance(tokens, list):
+        raise ConversionError(f"{folder / 'tokenizer.json'}: added_tokens is no list")
+    for token in tokens:
         if not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise ConversionError(f"{folder}: an added token is {token!r}")
         if not isinstance(token.get("id"), int) or token["id"] < 0:
@@ -226,7 +234,7 @@ def _special(
     """Return special ids, whether they are added to texts, and chat templates, as gguf-py does."""
     try:
         special = gguf.SpecialVocab(folder, n_vocab=vocab_size)
-    except (ValueError, TypeError, AttributeError) as exc:
+    except (ValueError, TypeError, AttributeError, LookupError) as exc:
         raise ConversionError(f"{folder / 'tokenizer_config.json'} is malformed: {exc}") from exc
     template = special.chat_template
     if template is None:
@@ -234,6 +242,14 @@ def _special(
     elif isinstance(template, str):
         templates = {"default": template}
     else:
-        templates = {entry["name"]: entry["template"] for entry in template}
+        templates = {_named(entry, folder): entry["template"] for entry in template}
     add_special = {"bos": False, "eos": False, **special.add_special_token}
     return dict(special.special_token_ids), add_special, templates
+
+
+def _named(entry: object, folder: Path) -> str:
+    """Return the name of one chat template of several."""
+    if not isinstance(entry, dict) or not all(_is_text(entry.get(k)) for k in ("name", "template")):
+        raise ConversionError(f"{folder}: a chat template is {entry!r}, without name or template")
+    name: str = entry["name"]
+    return name

@@ -1,7 +1,8 @@
-"""Qwen3's forward pass in numpy, from the paper's formulas: an oracle that shares no code.
+"""Qwen3's and Qwen2's forward pass in numpy, from the papers: an oracle that shares no code.
 
-Source: the Qwen3 technical report and transformers 4.57 `modeling_qwen3.py` (RMSNorm on q and k
-per head, grouped queries, NEOX rotation, SwiGLU, no biases).
+Which of the two it is shows in the weights: Qwen3 has RMSNorm on q and k per head, Qwen2 has
+biases on q, k and v; both have grouped queries, NEOX rotation and SwiGLU.
+Source: the Qwen3 technical report and transformers 4.57 `modeling_qwen3.py`, `modeling_qwen2.py`.
 """
 
 from __future__ import annotations
@@ -55,16 +56,18 @@ def _forward(w: _Watched, config: dict[str, Any], tokens: list[int]) -> np.ndarr
 def _attention(
     x: np.ndarray, w: _Watched, prefix: str, config: dict[str, Any], theta: float
 ) -> np.ndarray:
-    n, dim = len(x), config["head_dim"]
-    n_head, n_kv = config["num_attention_heads"], config["num_key_value_heads"]
+    n, n_head, n_kv = len(x), config["num_attention_heads"], config["num_key_value_heads"]
+    dim = config.get("head_dim", config["hidden_size"] // n_head)
 
     def heads(name: str, count: int) -> np.ndarray:
-        made = w.times(x, f"{prefix}{name}_proj.weight")
+        made = w.times(x, f"{prefix}{name}_proj.weight") + w.get(f"{prefix}{name}_proj.bias", 0)
         return made.reshape(n, count, dim).swapaxes(0, 1)
 
     q, k, v = heads("q", n_head), heads("k", n_kv), heads("v", n_kv)
-    q = _rotate(_rms(q, w[prefix + "q_norm.weight"], config["rms_norm_eps"]), theta)
-    k = _rotate(_rms(k, w[prefix + "k_norm.weight"], config["rms_norm_eps"]), theta)
+    if prefix + "q_norm.weight" in w:
+        q = _rms(q, w[prefix + "q_norm.weight"], config["rms_norm_eps"])
+        k = _rms(k, w[prefix + "k_norm.weight"], config["rms_norm_eps"])
+    q, k = _rotate(q, theta), _rotate(k, theta)
     k, v = (np.repeat(a, n_head // n_kv, axis=0) for a in (k, v))
     scores = q @ k.swapaxes(1, 2) / np.sqrt(dim)
     scores[:, np.triu(np.ones((n, n), bool), 1)] = -np.inf

@@ -1,4 +1,4 @@
-"""Random Qwen3 checkpoints of a few hundred kilobytes, in Hugging Face's folder layout.
+"""Random Qwen3 and Qwen2 checkpoints of a few hundred kilobytes, in Hugging Face's folder layout.
 
 Written with the standard library and numpy alone, so the readers under test meet files that
 they did not write themselves.
@@ -34,6 +34,8 @@ TEMPLATE = (
 class Tiny:
     """What a test may want otherwise; the defaults make a valid tied bf16 checkpoint."""
 
+    family: str = "qwen3"
+    """`qwen3`, or `qwen2`: biases on q, k and v, no norm on them, heads of n_embd / n_head."""
     dtype: str = "BF16"
     n_layers: int = 2
     n_embd: int = 64
@@ -69,14 +71,14 @@ def write(folder: Path, tiny: Tiny | None = None) -> Path:
     _write_template(folder, tiny)
     ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     config = {
-        "architectures": ["Qwen3ForCausalLM"],
+        "architectures": [f"{tiny.family.capitalize()}ForCausalLM"],
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
-        "head_dim": tiny.head_dim,
+        "head_dim": tiny.head_dim if tiny.family == "qwen3" else None,
         "hidden_size": tiny.n_embd,
         "intermediate_size": tiny.n_ff,
         "max_position_embeddings": 512,
-        "model_type": "qwen3",
+        "model_type": tiny.family,
         "num_attention_heads": tiny.n_head,
         "num_hidden_layers": tiny.n_layers,
         "num_key_value_heads": tiny.n_head_kv,
@@ -100,7 +102,8 @@ def weights(tiny: Tiny, vocab_size: int) -> dict[str, np.ndarray]:
     def norm(size: int) -> np.ndarray:
         return rng.normal(1, 0.1, size).astype(np.float32)
 
-    n_q, n_kv = tiny.n_head * tiny.head_dim, tiny.n_head_kv * tiny.head_dim
+    head_dim = tiny.head_dim if tiny.family == "qwen3" else tiny.n_embd // tiny.n_head
+    n_q, n_kv = tiny.n_head * head_dim, tiny.n_head_kv * head_dim
     found = {"model.embed_tokens.weight": rng.normal(0, 1, (vocab_size, tiny.n_embd))}
     for n in range(tiny.n_layers):
         block = {
@@ -116,7 +119,13 @@ def weights(tiny: Tiny, vocab_size: int) -> dict[str, np.ndarray]:
             "mlp.up_proj": matrix(tiny.n_ff, tiny.n_embd),
             "mlp.down_proj": matrix(tiny.n_embd, tiny.n_ff),
         }
+        if tiny.family == "qwen2":
+            del block["self_attn.q_norm"], block["self_attn.k_norm"]
         found |= {f"model.layers.{n}.{name}.weight": value for name, value in block.items()}
+        if tiny.family == "qwen2":
+            biases = {"q": norm(n_q), "k": norm(n_kv), "v": norm(n_kv)}
+            prefix = f"model.layers.{n}.self_attn"
+            found |= {f"{prefix}.{name}_proj.bias": value for name, value in biases.items()}
     found["model.norm.weight"] = norm(tiny.n_embd)
     if tiny.lm_head == "equal":
         found["lm_head.weight"] = found["model.embed_tokens.weight"]

@@ -91,18 +91,14 @@ def encode(
             n_per_row,
             weighed,
         )
-    if largest > LARGEST_SCALE and not is_sound(encoded, target):
+    if largest > LARGEST_SCALE and not np.isfinite(widen(encoded.data, target)).all():
         raise ConversionError(f"a weight of {largest:g} is too large for {target.name}")
+    # Where this fails ggml also writes a line to file descriptor 2, hence the checks before it.
+    if target.block > 1 and not _ggml().ggml_validate_row_data(
+        target, encoded.ctypes.data, encoded.size
+    ):
+        raise ConversionError(f"{target.name} gave a NaN or an infinity that llama.cpp refuses")
     return encoded
-
-
-def is_sound(encoded: Bytes, kind: TensorType) -> bool:
-    """Say whether llama.cpp would load the bytes: no scale or weight is NaN or infinite.
-
-    Where it would not, ggml writes a line to file descriptor 2.
-    """
-    sound: bool = _ggml().ggml_validate_row_data(kind, encoded.ctypes.data, encoded.size)
-    return sound
 
 
 def requires_importance(target: TensorType) -> bool:
