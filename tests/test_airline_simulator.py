@@ -279,6 +279,18 @@ def test_a_customer_can_be_put_before_any_agent() -> None:
     assert last is None or customer.reply("Goodbye!") is None
 
 
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_customer_answers_whatever_it_is_asked(split: Split) -> None:
+    """A model that lost the thread asks for things that the wish does not have."""
+    world = make_world(f"odd {split}", split)
+    for number in range(120):
+        goal = wanting.draw_goal(world, random.Random(number), held_out=split == "held_out")
+        for text in REPLIES.values():
+            customer = Customer(number, goal)
+            assert customer.open()
+            customer.reply(text)
+
+
 def test_a_customer_leaves_an_agent_that_never_understands() -> None:
     for seed in range(20):
         goal = Goal("mia_berg_1234", (Wish("lookup_bags", {"reservation_id": "AB12CD"}),))

@@ -184,6 +184,9 @@ class Customer:
                 return self._speaker.name_passengers(known["passengers"]), known
             case Ask.NEW_PASSENGER:
                 return self._speaker.name_new_passenger(known["new_passenger"]), known
+            case Ask.ROUTE if len(known) == 1:
+                # A wish for a place that is not served has no origin.
+                rule = GIVING[Ask(next(iter(known)))]
             case _:
                 rule = GIVING[ask]
         return self._speaker.phrase(rule), known
