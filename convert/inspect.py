@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from convert.tokenizer import TAGS, TokenType
@@ -26,6 +27,11 @@ from edgeagent.gguf_header import Header
 
 LONGEST = 200
 """Characters of a text value that are shown."""
+FAILURES = (
+    jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
+    RecursionError,
+)  # fmt: skip
+"""What a template of someone else may do when it is run."""
 PROBE = {
     "type": "function",
     "function": {
@@ -96,18 +102,37 @@ def template_verdict(template: str) -> str:
     """Say whether a chat template shows the model a tool that it is given."""
     if not template:
         return "missing"
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        text = _render(template, answered=False)
+    except FAILURES as exc:
+        return f"fails: {' '.join(str(exc).split())}"
+    return "renders tools" if "probe_tool" in text else "ignores tools"
+
+
+def rendered(template: str, *, answered: bool) -> str | None:
+    """Return a short conversation, with an answer of the model or not; None where it fails."""
+    try:
+        return _render(template, answered=answered) if template else None
+    except FAILURES:
+        return None
+
+
+def _render(template: str, *, answered: bool) -> str:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
     environment.globals |= {"raise_exception": _refuse, "strftime_now": str}
     # Escapes nothing, unlike jinja's own: as transformers renders templates.
     environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
     messages = [{"role": "user", "content": "hello"}]
-    try:
-        rendered = environment.from_string(template).render(
-            messages=messages, tools=[PROBE], add_generation_prompt=True, enable_thinking=False
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
-        return f"fails: {exc}"
-    return "renders tools" if "probe_tool" in rendered else "ignores tools"
+    messages += [{"role": "assistant", "content": "Hello."}] if answered else []
+    text: str = environment.from_string(template).render(
+        messages=messages,
+        tools=[PROBE],
+        add_generation_prompt=not answered,
+        enable_thinking=False,
+    )
+    return text
 
 
 def lines(found: Findings) -> list[str]:

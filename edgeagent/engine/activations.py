@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -189,19 +190,19 @@ def answer(question: Question) -> Answer:
     model = library.load_weights(question.path)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
     encoded = tuple(vocabulary.encode(text, parse_special=True) for text in question.texts)
-    ends = frozenset(vocabulary.ends)
-    n = len(question.tokens)
+    read = question.tokens or tuple(chain.from_iterable(encoded))[: question.n_read]
+    n = len(read)
     if n == 0:
-        return Answer(encoded, ends, None)
+        return Answer(encoded, read, None)
     memory.check(header, question.path.name, max(n, MIN_CONTEXT), N_BATCH)
     context = _context(model, question.path, max(n, MIN_CONTEXT), None, None)
     batch = llama.llama_batch_init(N_BATCH, 0, 1)
     rows = []
     for start in range(0, n, N_BATCH):
-        n_read = _decode(context, batch, question.tokens[start : start + N_BATCH], start)
+        n_read = _decode(context, batch, read[start : start + N_BATCH], start)
         found = llama.llama_get_logits(context)
         rows.append(np.ctypeslib.as_array(found, shape=(n_read, vocabulary.n_tokens)).copy())
-    return Answer(encoded, ends, np.concatenate(rows))
+    return Answer(encoded, read, np.concatenate(rows))
 
 
 def _pass(context: Any, batch: Any, chunk: Chunk, start: int, collector: Collector) -> int:

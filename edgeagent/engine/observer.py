@@ -104,6 +104,8 @@ class Question:
     """Control tokens in them are found, as in a prompt."""
     tokens: tuple[int, ...] = ()
     """Read in one context; at most some hundred, for each costs a float per token there is."""
+    n_read: int = 0
+    """Without `tokens`: how many of the texts' own, one after the other, are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,10 @@ class Answer:
 
     tokens: tuple[list[int], ...]
     """Of each text, with no token added."""
-    ends: frozenset[int]
-    """Tokens that end a turn."""
+    read: tuple[int, ...]
+    """The tokens that were read."""
     logits: npt.NDArray[np.float32] | None
-    """After each token, shape (len(tokens), vocabulary); None where none were given."""
+    """After each of these, shape (len(read), vocabulary); None where there are none."""
 
 
 def observe(plan: Plan) -> Iterator[Advanced | Activations]:
