@@ -87,6 +87,6 @@ def _told(row: Row) -> str:
     counts = ", ".join(f"{key} {value:g}" for key, value in row.scores.items()
                        if value is not None and "/" not in key)  # fmt: skip
     return (
-        f"=== {row.id}\n{row.prompt}\n  wanted  {row.reference}\n  changed {row.prediction}\n"
+        f"=== {row.id}\n{row.prediction}\n  wanted  {row.reference}\n"
         f"  scores  {counts}{f' | {row.note}' if row.note else ''}\n"
     )

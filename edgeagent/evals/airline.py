@@ -79,11 +79,14 @@ def goal_type(kind: str) -> str:
 
 
 def score(case: Case, played: Played) -> Scores:
-    """Return every score of an episode; counts are sums over it."""
+    """Return every score of an episode; counts are sums over it.
+
+    `hard`, `deferred` and `deferred_hard` count wishes: which turn of a wish is the hard one
+    depends on how the conversation went.
+    """
     is_right = float(played.changes in case.accepted)
-    deferred = {
-        wish for wish, was in zip(played.wishes, played.deferred, strict=True) if was
-    }  # fmt: skip
+    turns = zip(played.wishes, played.deferred, strict=True)
+    deferred = {wish for wish, was_deferred in turns if was_deferred}
     told = {word for reply in played.replies for word in airline_cases.facts_in(reply)}
     writes = [deed for deed in played.deeds if deed.is_write]
     refused = sum(
@@ -120,7 +123,7 @@ def _row(row_id: str, case: Case, played: Played, floors: Scores) -> Row:
     return Row(
         id=row_id,
         scores={**score(case, played), **floors},
-        prediction=json.dumps(played.changes),
+        prediction="\n".join([*played.lines, f"  changed {json.dumps(played.changes)}"]),
         reference=json.dumps(
             {
                 "wishes": case.kinds,
@@ -130,7 +133,7 @@ def _row(row_id: str, case: Case, played: Played, floors: Scores) -> Row:
                 "accepted": case.accepted,
             }
         ),
-        prompt="\n".join(played.lines),
+        prompt=airline_cases.customer_of(case).open(),
         n_tokens=played.usage.n_decoded,
         ms=played.ms,
         note=played.note,

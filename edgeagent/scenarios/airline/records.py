@@ -94,7 +94,7 @@ class Records:
         """Return every document; about 60 ms for tau-bench's 300 flights and 2,000 reservations."""
         return World(self._all("users"), self._all("flights"), self._all("reservations"))
 
-    def _one(self, table: str, key: str) -> Json | None:
+    def _one(self, table: str, key: Json) -> Json | None:
         if not isinstance(key, str):
             return None  # SQLite would take the number 429815 for the id of that spelling
         row = self.connection.execute(f"SELECT document FROM {table} WHERE id = ?", (key,))
