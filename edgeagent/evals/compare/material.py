@@ -20,8 +20,8 @@ from edgeagent.messages import (
     Conversation,
     Message,
     ResultMessage,
-    Tool,
 )
+from edgeagent.scenarios.job import Job
 
 CHUNK = 2000
 """Characters of running text that are read at a time, about 500 tokens."""
@@ -53,15 +53,15 @@ def of(references: Sequence[Reference], text: Path | None) -> Material:
     return Material(tuple(references), tuple(_wholes(references)), "the conversations")
 
 
-def references(pairs: Iterable[Pair], policy: str, tools: tuple[Tool, ...]) -> Iterator[Reference]:
+def references(asked: Iterable[tuple[Pair, Job]]) -> Iterator[Reference]:
     """Yield what each pair asks and answers, calls numbered: ids are drawn where a file has none,
     and some templates write them."""
-    for pair in pairs:
+    for pair, told in asked:
         wanted = distil.read_call(pair.reference)
         assert wanted is not None, "pairs have calls as references"
         conversation = _numbered(pair.conversation)
         call = Call(_id(len(conversation)), wanted.name, wanted.arguments)
-        yield Reference(Prompt(policy, tools, conversation), call)
+        yield Reference(Prompt(told.policy, told.tools, conversation), call)
 
 
 def _numbered(conversation: Conversation) -> Conversation:

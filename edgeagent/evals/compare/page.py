@@ -77,7 +77,7 @@ def _table(report: Mapping[str, Any]) -> str:
 def _verdicts(report: Mapping[str, Any]) -> Iterator[str]:
     """Say of each build and suite, in words, whether a loss is shown."""
     said = [
-        f"<li><b>{escape(build['label'])}</b>, {escape(suite)}: {escape(verdict(found))}</li>"
+        f"<li><b>{escape(build['label'])}</b>, {escape(suite)}: {escape(verdict(found))}.</li>"
         for build in report["builds"]
         for suite, results in build["suites"].items()
         if (found := results["versus_base"]) is not None
@@ -86,26 +86,37 @@ def _verdicts(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"<h2>What the answers show</h2><ul>{''.join(said)}</ul>"
 
 
-_WORDS = {"name": "tools", "exact": "whole answers"}
+_WORDS = {"name": "chosen tools", "exact": "whole answers"}
 
 
 def verdict(found: Mapping[str, Any]) -> str:
     """Return what a paired comparison shows, in words."""
-    said = []
-    for score, test in found["tests"].items():
-        lost, gained = test["lost"], test["gained"]
-        shows = "no difference shown"
-        if test["p_holm"] < MAX_P:
-            shows = "worse" if lost > gained else "better"
-        delta = found["deltas"].get(score)
-        span = ""
-        if delta is not None and delta["value"] is not None:
-            value, low, high = (100 * delta[key] for key in ("value", "low", "high"))
-            span = f", {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
-        counts = f"{lost} lost, {gained} gained of {test['n']}{span}"
-        chance = f"p = {table.number(test['p_holm'], 2)}"
-        said.append(f"{_WORDS.get(score, score)} {shows}: {counts}, {chance}")
-    return "; ".join(said)
+    tests = found["tests"]
+    if not any(test["lost"] + test["gained"] for test in tests.values()):
+        return f"none of {found['n']} answers flipped"
+    return "; ".join(
+        f"{_WORDS.get(score, score)} {_shows(test)} ({_counted(test, found['deltas'].get(score))})"
+        for score, test in tests.items()
+    )
+
+
+def _shows(test: Mapping[str, Any]) -> str:
+    if test["lost"] + test["gained"] == 0:
+        return "did not flip"
+    if test["p_holm"] >= MAX_P:
+        return "show no difference"
+    return "got worse" if test["lost"] > test["gained"] else "got better"
+
+
+def _counted(test: Mapping[str, Any], delta: Mapping[str, Any] | None) -> str:
+    counts = f"{test['lost']} lost, {test['gained']} gained of {test['n']}"
+    if test["lost"] + test["gained"] == 0:
+        return f"{test['n']} answers"
+    span = ""
+    if delta is not None and delta["value"] is not None:
+        value, low, high = (100 * delta[key] for key in ("value", "low", "high"))
+        span = f", {value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return f"{counts}{span}, p = {table.number(test['p_holm'], 2)}"
 
 
 def _plots(report: Mapping[str, Any]) -> Iterator[str]:
@@ -134,13 +145,14 @@ def _by_size(report: Mapping[str, Any], suite: str, score: str) -> str:
             points.append(Point(build["label"], size, value, low, high, build["is_base"], about))
     if not points:
         return ""
-    rules = [Rule(f"{p.label}, the base", p.y, is_upright=False) for p in points if p.is_base]
+    rules = [Rule("", p.y, is_upright=False) for p in points if p.is_base]
     words = table.spelled(score)
     title = f"Size against accuracy: {suite}, {words}"
     drawn = scatter(
         title, points, Axis("size of the file, MB", least=0), Axis(f"{words}, %"), rules
     )
-    return _figure(title, "Bars are 95 % intervals; to the left and up is better.", drawn)
+    caption = "To the left and up is better. Bars are 95 % intervals, the dashed line is the base."
+    return _figure(title, caption, drawn)
 
 
 def _by_speed(report: Mapping[str, Any], part: str, axis: str) -> str:
@@ -287,7 +299,8 @@ figure { margin: 0; } .plot { width: 100%; height: auto; font: 13px system-ui, s
 .plot .grid { stroke: var(--line); } .plot .axis { stroke: var(--quiet); }
 .plot .rule { stroke: var(--base); stroke-dasharray: 5 4; } .plot .note { fill: var(--base); }
 .plot .interval { stroke: var(--mark); opacity: .55; } .plot .mark { fill: var(--mark); }
-.plot .mark.base { fill: var(--base); } .plot .label { font-weight: 600; }
+.plot .mark.base { fill: var(--base); } .plot .label, .plot .halo { font-weight: 600; }
+.plot .halo { stroke: var(--ground); stroke-width: 4px; stroke-linejoin: round; }
 details { margin: .4rem 0; } details details { margin-left: 1rem; } summary { cursor: pointer; }
 .lost > summary { color: var(--lost); } .gained > summary { color: var(--gained); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 600, 380
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 20, 52
+LEFT, RIGHT, TOP, BOTTOM = 80, 24, 20, 52
 RADIUS = 5
-LETTER, LINE = 7.2, 15
-"""Size of a label's letters, for keeping labels apart."""
+LETTER, LINE = 9.0, 16
+"""Room that a label's letters take in the widest of usual fonts, for keeping labels apart."""
 MAX_TICKS = 7
 
 
@@ -174,7 +174,10 @@ def _labels(points: Sequence[Point], across: _Scale, up: _Scale) -> Iterator[str
         box = min(_around(x, y, width), key=lambda box: _cost(box, taken))
         taken.append(box)
         left, bottom = box[0], box[3] - 4
-        yield f'<text class="label" x="{left:.1f}" y="{bottom:.1f}">{escape(point.label)}</text>'
+        place = f'x="{left:.1f}" y="{bottom:.1f}"'
+        # Not by paint-order, which some viewers do not know and paint over the letters.
+        yield f'<text class="halo" aria-hidden="true" {place}>{escape(point.label)}</text>'
+        yield f'<text class="label" {place}>{escape(point.label)}</text>'
 
 
 _Box = tuple[float, float, float, float]

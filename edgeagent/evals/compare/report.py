@@ -14,9 +14,12 @@ from edgeagent.evals.compare import divergence, pairing, table
 from edgeagent.evals.compare.material import Material
 from edgeagent.evals.compare.pairing import Pairing
 from edgeagent.evals.compare.run import CALLS, TEXT, Comparison, Found
+from edgeagent.evals.record import machine
 from edgeagent.evals.rows import Row, Suite
 from edgeagent.messages import Json
 
+BUSY = 1.5
+"""Load per CPU from which speeds are not to be trusted; the engine itself makes up to 1."""
 DECIDING = (Kind.NAME, Kind.ARGUMENTS)
 """The places that decide a tool call; the words of a reply are given beside them."""
 
@@ -71,7 +74,7 @@ def _build(
         **{
             key: speed.get(key)
             for key in ("load_ms", "peak_bytes", "prefill_per_s", "decode_per_s",
-                        "prefill_cpu_ms", "decode_cpu_ms", "n_ctx")
+                        "prefill_cpu_ms", "decode_cpu_ms", "n_ctx", "busy")
         },
         TEXT: _divergence(found, TEXT, list(Kind), is_base),
         CALLS: _calls(found, is_base),
@@ -180,6 +183,13 @@ def _notes(found: Sequence[Found], material: Material) -> list[str]:
         notes.append(
             f"{base.n_cut[CALLS]} of {len(material.calls)} reference calls were read in part or "
             "not at all: longer than the context, or not allowed by their tool's schema."
+        )
+    busiest = max(((each.speed or {}).get("busy") or 0 for each in found), default=0)
+    n_cpus = machine()["n_cpus"]
+    if busiest > BUSY * n_cpus:
+        notes.append(
+            f"The machine was busy while speeds were measured (load {busiest:.1f} on {n_cpus} "
+            "CPUs): read them and the times as what was left for them."
         )
     for each in found:
         for part, reason in each.refused.items():

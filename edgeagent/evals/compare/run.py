@@ -7,6 +7,7 @@ broken off goes on where it stopped. Prints nothing.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from edgeagent.messages import Json
 from edgeagent.wiring import Local
 
 TEXT, CALLS, SPEED = "text", "calls", "speed"
+N_LOADS = 3
+"""Times that a build is loaded; the fastest counts, with its file in the system's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +146,15 @@ class Comparison:
         kept = self._cache.read_json(key)
         self._is_cached = kept is not None
         if kept is None:
+            loads = []
             with closing(self._engine(found.build)) as engine:
-                facts = engine.start()
+                for _ in range(N_LOADS):
+                    engine.close()
+                    facts = engine.start()
+                    loads.append(facts.load_ms)
                 speed = meter.speed(engine)
-            kept = {"load_ms": facts.load_ms, "n_ctx": facts.n_ctx, **asdict(speed)}
+            busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+            kept = {"load_ms": min(loads), "n_ctx": facts.n_ctx, "busy": busy, **asdict(speed)}
             self._cache.write_json(key, kept)
         found.speed = kept
 

@@ -5,6 +5,7 @@ Cells are text, the same in the page, in Markdown and on the screen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,16 +51,16 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits, and no exponent above a millionth."""
+    """Return a number with so many significant digits, and no exponent from a millionth on."""
     if value is None:
         return NOTHING
     if value == 0:
         return "0"
     if abs(value) < 10**-6:
         return f"{value:.1e}"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
+    # What rounding makes of it decides: 99.96 has one digit more than it seems.
+    power = math.floor(math.log10(float(f"{abs(value):.{digits - 1}e}")))
+    return f"{value:,.{max(0, digits - 1 - power)}f}"
 
 
 def percent(value: float | None) -> str:
