@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from random import Random
 
-from edgeagent.messages import RESPOND, CallMessage, ResultMessage, Tool, UserMessage
+from edgeagent.messages import RESPOND, THINK, CallMessage, ResultMessage, Tool, UserMessage
 from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
 from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episodes
 from models.nano import template, values
@@ -50,7 +50,7 @@ def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
 
 
 def openings(seed: int, n: int) -> Iterator[Dialogue]:
-    """Yield the first step of `n` episodes, some up to the first reply.
+    """Yield the first step of `n` episodes, the one behind a note too, some up to the first reply.
 
     A whole lesson costs about a thousand tokens and shows one customer's first wish; an opening
     costs a third, so far more ways to say a wish are seen for the same work. Without the tools
@@ -68,6 +68,9 @@ def openings(seed: int, n: int) -> Iterator[Dialogue]:
             if message["role"] == "assistant"
         }
         first = min(names)
+        if names[first] == THINK:
+            # The note on the wish says what the step behind it is for.
+            first = min(at for at in names if at > first)
         yield Dialogue("openings", dialogue.tools, messages[: first + 1])
         replies = [at for at, name in names.items() if name == RESPOND and at > first]
         if replies and rng.random() < SHARE_WITH_REPLY:

@@ -6,6 +6,7 @@ flags that say why it is learnt. Knows the tokenizer, not the training.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -26,6 +27,9 @@ REPLY = 16
 """The words of a recorded person's reply: one of many that would have done."""
 RECORDED = ("sgd", "tau")
 """Sources whose replies people wrote; elsewhere replies follow rules."""
+
+_NUMBERED = re.compile(r"(?=[\w-]*\d)[\w-]{3,}")
+"""An id, a date, a price: a word with a digit in it."""
 
 
 class Encoder(Protocol):
@@ -98,13 +102,24 @@ def _call_piece(message: Message, text: str, encoder: Encoder, is_recorded: bool
         elif is_recorded and function["name"] == "respond_to_user":
             flags[i] |= REPLY if flags[i] else 0
     piece = Piece(list(encoding.ids), flags, text, False)
-    if function["name"] != "respond_to_user":
-        at = end_of_name + len('", "arguments": ')
-        for value, start in _leaves(function["arguments"], at):
-            inside = [i for i in range(n) if start <= starts[i] < start + len(value)]
+    if is_recorded and function["name"] == "respond_to_user":
+        return piece
+    at = end_of_name + len('", "arguments": ')
+    for leaf, start in _leaves(function["arguments"], at):
+        for value, first in _values(function["name"], leaf, start):
+            inside = [i for i in range(n) if first <= starts[i] < first + len(value)]
             if len(inside) > 1:
                 piece.values.append((value, inside[0], inside[-1] + 1))
     return piece
+
+
+def _values(name: str, leaf: str, at: int) -> Iterator[tuple[str, int]]:
+    """Yield what may be copied in a leaf: all of it, but in sentences the numbers and ids."""
+    if name not in ("respond_to_user", "think"):
+        yield leaf, at
+        return
+    for match in _NUMBERED.finditer(leaf):
+        yield match.group(0), at + match.start()
 
 
 def _leaves(value: Any, at: int) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from edgeagent.scenarios.airline.simulator import answering, booking, changing, hard, records
+from edgeagent.scenarios.airline.simulator import (
+    answering,
+    booking,
+    changing,
+    hard,
+    noting,
+    records,
+)
 from edgeagent.scenarios.airline.simulator.desk import Desk, Ended, TaskOver
 from edgeagent.scenarios.airline.simulator.goals import Utterance
 
@@ -43,6 +50,9 @@ def _handle(desk: Desk, heard: Utterance) -> Utterance:
         if heard.intent == "insist":
             return desk.say("no_exception")
         desk.start_wish(heard)
+        thought = noting.note(heard.intent, desk.slots)
+        if thought is not None:
+            desk.think(thought)
         return TASKS[heard.intent](desk)
     except TaskOver as exc:
         return exc.heard
