@@ -146,6 +146,17 @@ def test_agents_that_understand_nothing_are_right_only_where_nothing_had_to_be_d
             assert scores["deferred"] == 0.0
 
 
+def test_a_customer_who_reads_the_same_reply_again_and_again_hangs_up() -> None:
+    parrot = Null(RESPOND, {"message": "Could you give me your user ID, please?"})
+    for case, world in CASES[:20]:
+        found = airline_play.play(airline_cases.customer_of(case), world, parrot)
+        assert len(found.replies) <= airline_play.MAX_SAME
+        if found.note:
+            assert found.note == "read the same reply 5 times"
+            return
+    raise AssertionError("nobody lost patience")
+
+
 def test_the_same_seed_asks_for_the_same_and_another_seed_for_something_else() -> None:
     again = [case for case, _ in airline_cases.cases(3, 10)]
     assert again == [case for case, _ in CASES[:10]]

@@ -43,6 +43,8 @@ from edgeagent.scenarios.airline.world import World
 
 MAX_TURNS = 40
 """Turns after which a customer who is led in circles is taken to have hung up."""
+MAX_SAME = 5
+"""Times that a customer reads the very same reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ def play(
     conversation: Conversation = ()
     text: str | None = customer.open()
     while text is not None and taking.goes_on:
-        if len(played.wishes) == MAX_TURNS:
-            played.note = f"not over after {MAX_TURNS} turns"
+        played.note = _why_hung_up(played)
+        if played.note:
             break
         taking.is_confirmed = customer.last.told.get("confirm") is True
         played.wishes.append(customer.wishes[-1])
@@ -132,6 +134,13 @@ def play(
     played.touched = frozenset(_owner(key, before, after) for key in _documents(played.changes))
     desk.close()
     return played
+
+
+def _why_hung_up(played: Played) -> str:
+    """Return what no customer would put up with; empty while there is nothing."""
+    if played.replies and played.replies.count(played.replies[-1]) >= MAX_SAME:
+        return f"read the same reply {MAX_SAME} times"
+    return f"not over after {MAX_TURNS} turns" if len(played.wishes) == MAX_TURNS else ""
 
 
 def _documents(changed: Changes) -> set[str]:
