@@ -180,11 +180,11 @@ COMPARISON = Comparison(
     rows=(("F16", "17.1", "–", *["95.0 %"] * 8), ("Q2_K", "4.31", "0.0523", *["61.2 %"] * 8)),
     flips=(
         Flip("Q2_K", "tft 3/7", "lost, the tool", '{"name": "FindRestaurants"}',
-             (("The prompt's end", "customer: [bold]Italian[/bold], please"),
-              ("Should be", '{"name": "FindRestaurants"}'),
+             (("prompt's end", "customer: [bold]Italian[/bold], please"),
+              ("should be", '{"name": "FindRestaurants"}'),
               ("F16, the base", '{"name": "FindRestaurants"}'),
               ("Q2_K", '{"name": "respond_to_user"}'))),
-        Flip("Q2_K", "tft 4/1", "gained", '{"name": "respond_to_user"}', (("Should be", "yes"),)),
+        Flip("Q2_K", "tft 4/1", "gained", '{"name": "respond_to_user"}', (("should be", "yes"),)),
     ),
     notes=("One passage was cut.",),
 )  # fmt: skip

@@ -147,14 +147,15 @@ def _as_shown(found: Mapping[str, Any]) -> Comparison:
 
 def _flip(flip: Mapping[str, Any], found: Mapping[str, Any]) -> Flip:
     is_tool = flip["score"] == "name"
+    prompt = found["prompts"].get(flip["suite"], {}).get(flip["id"], "")
     return Flip(
         flip["build"],
         f"{flip['suite']} {flip['id']}",
         ("lost" if flip["is_lost"] else "gained") + (", the tool" if is_tool else ""),
-        flip["reference"],
+        prompt.strip().rpartition("\n")[2] or flip["reference"],
         (
-            ("The prompt's end", found["prompts"].get(flip["suite"], {}).get(flip["id"], "")),
-            ("Should be", flip["reference"]),
+            ("prompt's end", prompt),
+            ("should be", flip["reference"]),
             (f"{found['base']}, the base", flip["base"]),
             (flip["build"], flip["prediction"]),
         ),

@@ -90,8 +90,8 @@ class ComparisonScreen(ModalScreen[None]):
 
 
 def _page(flip: Flip) -> PageScreen:
-    sections = [Section(title, (("", text),)) for title, text in flip.parts]
-    return PageScreen(f"{flip.build}, {flip.kind}: {flip.id}", sections)
+    title = f"{flip.build}, {flip.kind}: {flip.id}"
+    return PageScreen(title, [Section("What was asked and said", flip.parts)])
 
 
 def _broken(title: str) -> list[str]:

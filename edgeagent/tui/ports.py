@@ -47,7 +47,7 @@ class Flip:
     kind: str
     """What happened to it, in two or three words."""
     told: str
-    """What was to be said, for the list."""
+    """What was asked last, for the list."""
     parts: tuple[tuple[str, str], ...]
     """Titles and texts: the prompt, what should be, what each build said."""
 
