@@ -34,6 +34,8 @@ CHUNK_WEIGHTS = 1 << 20
 LARGEST_F16 = 65504.0
 SMALLEST_F16 = 2.0**-25
 """Half of the smallest f16 above zero; anything nearer to zero becomes zero."""
+BEYOND = 1e9
+"""Stands for a relative error that is no number."""
 N_SAMPLED = 48
 """Tokens that logits are compared on."""
 
@@ -114,6 +116,8 @@ class Run:
     logits: Logits | None
     why_not: str
     """Why there are no logits to compare; "" where there are."""
+    is_broken: bool = False
+    """Whether that is the build's fault: it makes logits that are no numbers."""
 
 
 def open_source(path: Path) -> Source:
@@ -171,7 +175,7 @@ def weigh(stored: Stored, source: Stored | None) -> Weights:
         sum(one.n_large for one in parts),
         sum(one.n_small for one in parts),
         all(one.is_zero for one in parts),
-        None if source is None else float(np.sqrt(error / total if total else error)),
+        None if source is None else _root(error, total),
     )
 
 
@@ -228,12 +232,14 @@ def _differences(ours: Sequence[list[int]], theirs: Sequence[list[int]]) -> tupl
     return tuple(found)
 
 
-def _logits(ours: Answer, theirs: Floats | None) -> tuple[Logits | None, str]:
+def _logits(ours: Answer, theirs: Floats | None) -> tuple[Logits | None, str, bool]:
     if ours.logits is None or theirs is None:
-        return None, "the samples have no tokens"
-    if ours.logits.shape != theirs.shape:
-        return None, f"the source has {theirs.shape[1]} tokens, the build {ours.logits.shape[1]}"
-    return _apart(ours.logits, theirs), ""
+        return None, "the samples have no tokens", False
+    if not np.isfinite(ours.logits).all():
+        return None, "the build's are not finite", True
+    if ours.logits.shape != theirs.shape or not np.isfinite(theirs).all():
+        return None, "the source has another vocabulary, or logits that are not finite", False
+    return _apart(ours.logits, theirs), "", False
 
 
 def _apart(ours: Floats, theirs: Floats) -> Logits:
@@ -272,9 +278,16 @@ def _part(weights: Floats, before: Floats | None) -> Part:
     n_small = int(((sizes < SMALLEST_F16) & (sizes > 0)).sum())
     error = total = 0.0
     if before is not None and not n_broken:
-        difference = weights - before
-        error, total = float(np.vdot(difference, difference)), float(np.vdot(before, before))
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = weights - before
+            error, total = float(np.vdot(difference, difference)), float(np.vdot(before, before))
     return Part(n_broken, n_large, n_small, largest == 0, error, total)
+
+
+def _root(error: float, total: float) -> float:
+    ratio = error / total if total else error
+    # Squares of damaged weights may leave float32's range.
+    return float(np.sqrt(ratio)) if np.isfinite(ratio) else BEYOND
 
 
 def _near(found: object, wanted: float) -> bool:

@@ -284,7 +284,8 @@ def _run(path: Path, header: Header, source: Source) -> Iterator[Step]:
         yield Finding("tokens", Level.OK, f"{len(comparison.SAMPLES)} samples equal")
     found = ran.logits
     if found is None:
-        yield Finding("logits", Level.NOTE, f"not compared: {ran.why_not}")
+        level = Level.ERROR if ran.is_broken else Level.NOTE
+        yield Finding("logits", level, f"not compared: {ran.why_not}")
         return
     yield found
     is_whole = {tensor.type for tensor in header.tensors} <= UNQUANTIZED
@@ -310,7 +311,7 @@ def lines(steps: Sequence[Step]) -> list[str]:
     """Return the findings for a person, worst last."""
     findings = [step for step in steps if isinstance(step, Finding)]
     ordered = sorted(findings, key=lambda one: list(Level).index(one.level))
-    return [f"{one.level:<6} {one.check:<14} {one.detail}" for one in ordered]
+    return [f"{one.level:<6} {one.check:<14} {' '.join(one.detail.split())}" for one in ordered]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

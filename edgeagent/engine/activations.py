@@ -25,15 +25,19 @@ from numpy.typing import NDArray
 
 from edgeagent import gguf_header
 from edgeagent.engine import library, memory
-from edgeagent.engine.calibration import Chunk, chunks
+from edgeagent.engine.calibration import chunks
 from edgeagent.engine.observer import Activations, Advanced, Answer, Plan, Question
 from edgeagent.engine.protocol import Failed
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.worker import arguments_of, end_with_parent
 from edgeagent.errors import EdgeAgentError, EngineError, ModelLoadError
 
-N_BATCH = 128
-"""Tokens per pass; more only makes the buffer for 152,000 logits per token larger."""
+N_BATCH = 512
+"""Tokens per pass, where the vocabulary is small."""
+LOGITS_BYTES = 80 << 20
+"""Most that a pass's logits may take: 128 tokens of Qwen3, which are as fast as 512."""
+N_ROWS = 128
+"""Rows that are summed in float32, which costs an error of 1e-6; the rest is float64."""
 MIN_CONTEXT = 256
 HEADS = frozenset({b"output.weight", b"token_embd.weight"})
 """Weights outside the blocks that have inputs; the second is the head of a tied model."""
@@ -95,8 +99,10 @@ class Collector:
 
     def _called(self, address: int, asks: bool, _: Any) -> bool:
         self._is_inside = True
-        tensor = Tensor.from_address(address)
-        answer = self._wants(tensor) if asks else self._take(tensor)
+        # Most operations are no products, and are asked about 200 times per pass and more.
+        is_product = ctypes.c_int.from_address(address + Tensor.op.offset).value == self._mul_mat
+        look = self._wants if asks else self._take
+        answer = is_product and look(Tensor.from_address(address))
         self._is_inside = False
         return answer
 
@@ -116,12 +122,12 @@ class Collector:
         assert name is not None
         source = tensor.src[1].contents
         rows = _rows(source)
-        squares = rows * rows
         if self.weights is None:
-            total = squares.sum(axis=0, dtype=np.float64)
+            parts = (rows[at : at + N_ROWS] for at in range(0, len(rows), N_ROWS))
+            total = sum(np.einsum("ij,ij->j", part, part).astype(np.float64) for part in parts)
         else:
             assert len(rows) == len(self.weights), (name, rows.shape)
-            total = np.einsum("i,ij->j", self.weights, squares)
+            total = np.einsum("i,ij->j", self.weights, rows * rows)
         self._input_of[ctypes.addressof(source)] = total
         self._add(name, total)
         return True
@@ -133,8 +139,8 @@ class Collector:
             self.sums[name] = total.copy()
 
     def _weight(self, tensor: Tensor) -> str | None:
-        """Return the weight that an operation multiplies with; None for any other operation."""
-        if tensor.op != self._mul_mat or tensor.src[1].contents.type != F32:
+        """Return the weight that a product multiplies with; None where it is no weight."""
+        if tensor.src[1].contents.type != F32:
             return None
         name = bytes(tensor.src[0].contents.name)
         if name in HEADS or (name.startswith(b"blk.") and name.endswith(b".weight")):
@@ -157,18 +163,23 @@ def run(plan: Plan) -> Iterator[Advanced | Activations]:
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
     found = list(chunks(plan, vocabulary, header, _trained_context(model)))
     longest = max(len(chunk.tokens) for chunk in found)
-    memory.check(header, plan.path.name, longest, N_BATCH)
+    n_batch = _batch_size(vocabulary)
+    memory.check(header, plan.path.name, longest, n_batch)
     collector = Collector()
     callback = collector.callback if plan.collects else None
-    context = _context(model, plan.path, max(longest, MIN_CONTEXT), plan.n_threads, callback)
-    batch = llama.llama_batch_init(N_BATCH, 0, 1)
+    n_ctx = max(longest, MIN_CONTEXT)
+    context = _context(model, plan.path, n_ctx, n_batch, plan.n_threads, callback)
+    batch = llama.llama_batch_init(n_batch, 0, 1)
     total, done = sum(len(chunk.tokens) for chunk in found), 0
     started = _cpu_s()
     yield Advanced(0, total)
     for chunk in found:
         llama.llama_memory_clear(llama.llama_get_memory(context), True)
-        for start in range(0, len(chunk.tokens), N_BATCH):
-            done += _pass(context, batch, chunk, start, collector)
+        for start in range(0, len(chunk.tokens), n_batch):
+            part = slice(start, start + n_batch)
+            collector.begin(None if chunk.weights is None else chunk.weights[part])
+            done += _decode(context, batch, chunk.tokens[part], start)
+            collector.check()
             yield Advanced(done, total)
     collector.check()
     weight = sum(float(c.weights.sum()) if c.weights is not None else len(c.tokens) for c in found)
@@ -194,23 +205,16 @@ def answer(question: Question) -> Answer:
     n = len(read)
     if n == 0:
         return Answer(encoded, read, None)
-    memory.check(header, question.path.name, max(n, MIN_CONTEXT), N_BATCH)
-    context = _context(model, question.path, max(n, MIN_CONTEXT), None, None)
-    batch = llama.llama_batch_init(N_BATCH, 0, 1)
+    n_ctx, n_batch = max(n, MIN_CONTEXT), _batch_size(vocabulary)
+    memory.check(header, question.path.name, n_ctx, n_batch)
+    context = _context(model, question.path, n_ctx, n_batch, None, None)
+    batch = llama.llama_batch_init(n_batch, 0, 1)
     rows = []
-    for start in range(0, n, N_BATCH):
-        n_read = _decode(context, batch, read[start : start + N_BATCH], start)
+    for start in range(0, n, n_batch):
+        n_read = _decode(context, batch, read[start : start + n_batch], start)
         found = llama.llama_get_logits(context)
         rows.append(np.ctypeslib.as_array(found, shape=(n_read, vocabulary.n_tokens)).copy())
     return Answer(encoded, read, np.concatenate(rows))
-
-
-def _pass(context: Any, batch: Any, chunk: Chunk, start: int, collector: Collector) -> int:
-    """Read a chunk's tokens from `start` on, and return how many they were."""
-    collector.begin(None if chunk.weights is None else chunk.weights[start : start + N_BATCH])
-    n_read = _decode(context, batch, chunk.tokens[start : start + N_BATCH], start)
-    collector.check()
-    return n_read
 
 
 def _decode(context: Any, batch: Any, tokens: Sequence[int], start: int) -> int:
@@ -228,10 +232,12 @@ def _decode(context: Any, batch: Any, tokens: Sequence[int], start: int) -> int:
     return len(tokens)
 
 
-def _context(model: Any, path: Path, n_ctx: int, n_threads: int | None, callback: Any) -> Any:
+def _context(
+    model: Any, path: Path, n_ctx: int, n_batch: int, n_threads: int | None, callback: Any
+) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = n_ctx
-    params.n_batch = params.n_ubatch = params.n_outputs_max = N_BATCH
+    params.n_batch = params.n_ubatch = params.n_outputs_max = n_batch
     params.n_seq_max = 1
     params.n_threads = params.n_threads_batch = n_threads or library.physical_cores()
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -248,6 +254,10 @@ def _context(model: Any, path: Path, n_ctx: int, n_threads: int | None, callback
             f"{library.complaint()}; take smaller chunks"
         )
     return context
+
+
+def _batch_size(vocabulary: Vocabulary) -> int:
+    return max(1, min(N_BATCH, LOGITS_BYTES // (4 * vocabulary.n_tokens)))
 
 
 def _trained_context(model: Any) -> int:
@@ -277,8 +287,8 @@ def _rows(tensor: Tensor) -> NDArray[np.float32]:
     n_in, rows = tensor.ne[0], tensor.ne[1] * tensor.ne[2] * tensor.ne[3]
     assert tensor.nb[0] == 4
     assert tensor.nb[1] == 4 * n_in, "the input of a weight's product is laid out in one piece"
-    pointer = ctypes.cast(tensor.data, ctypes.POINTER(ctypes.c_float))
-    return np.ctypeslib.as_array(pointer, (rows, n_in))
+    memory_there = (ctypes.c_char * (4 * n_in * rows)).from_address(tensor.data)
+    return np.frombuffer(memory_there, np.float32).reshape(rows, n_in)
 
 
 def _cpu_s() -> float:
