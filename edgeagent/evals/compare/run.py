@@ -111,7 +111,7 @@ class Comparison:
         Raises:
             StoreError: a finished part cannot be kept.
         """
-        total = len(self.found) * (3 + len(self.plan.suites))
+        total = sum(len(list(self._parts(found))) for found in self.found)
         number = 0
         for found in self.found:
             for part, work in self._parts(found):
@@ -130,8 +130,10 @@ class Comparison:
     def _parts(self, found: Found) -> Iterator[tuple[str, Callable[[], Iterator[Progress]]]]:
         yield SPEED, lambda: self._speed(found)
         material = self.plan.material
-        yield TEXT, lambda: self._read(found, TEXT, material.texts, self.plan.n_text)
-        yield CALLS, lambda: self._read(found, CALLS, material.calls, None)
+        if material.texts:
+            yield TEXT, lambda: self._read(found, TEXT, material.texts, self.plan.n_text)
+        if material.calls:
+            yield CALLS, lambda: self._read(found, CALLS, material.calls, None)
         for suite, options in self.plan.suites:
             yield (
                 suite.name,
@@ -161,8 +163,6 @@ class Comparison:
     def _read(
         self, found: Found, part: str, passages: Sequence[Passage], n_most: int | None
     ) -> Iterator[Progress]:
-        if not passages:
-            return
         is_base = found is self.found[0]
         if is_base or part not in self._base:
             # Where the base could not be read, the build's own perplexity is still worth having.
