@@ -63,7 +63,6 @@ ROOMS = {
     "huggingface_hub": ("edgeagent/hub.py",),
     "torch": ("models/",),
     "tokenizers": ("models/",),
-    "matplotlib": ("edgeagent/evals/",),
     "gguf": ("convert/", "edgeagent/engine/", "edgeagent/commands/", "models/nano/restart.py"),
 }
 """Library → the files that may import it."""
