@@ -182,11 +182,20 @@ SOURCE = [
     ("java", of("boolean"), [True], "True", False),
     ("java", of("String"), ["a b"], "A B", True),
     ("java", of("integer"), ["width"], "width", True),
+    ("java", of("double"), [5.0], "5.", False),
+    ("java", of("char"), ["'a'"], "'a'", True),
     ("java", of("ArrayList", "String"), [["a", "b"]],
-     'new ArrayList<>(Arrays.asList("a", "b"))', True),
+     'new ArrayList<String>(Arrays.asList("a", "b"))', True),
+    ("java", of("ArrayList", "String"), [["a", "b"]],
+     'new ArrayList<>() {{ add("a"); add("b"); }}', True),
+    ("java", of("ArrayList", "integer"), [[]], "new ArrayList<>()", True),
+    ("java", of("ArrayList", "integer"), ["numbers"], "numbers", True),
     ("java", of("Array", "integer"), [[1, 2]], "new int[]{1, 2}", True),
+    ("java", of("Array", "String"), [['"a"']], 'new String[]{"a"}', True),  # quotes are kept
     ("java", of("HashMap"), [{"k": ["v"], "n": [3]}],
      'new HashMap<String, Object>() {{ put("k", "v"); put("n", 3); }}', True),
+    ("java", of("HashMap"), [{}], "new HashMap<>()", True),
+    ("java", of("HashMap"), [{"k": [True]}], 'new HashMap<>() {{ put("k", false); }}', False),
     ("javascript", of("integer"), [5], "5", True),
     ("javascript", of("Bigint"), [5], "5n", True),
     ("javascript", of("Boolean"), [False], "false", True),
@@ -194,6 +203,13 @@ SOURCE = [
     ("javascript", of("array", "String"), [["a", "b"]], "['a', \"b\"]", True),
     ("javascript", of("dict"), [{"k": ["v"]}], "{k: 'v'}", True),
     ("javascript", of("dict"), [{"k": ["v"]}], "{k: 'w'}", False),
+    ("javascript", of("dict"), [{"a": ["x"], "m": [["p", 1]]}], "{'a': x, m: ['p', 1]}", True),
+    ("javascript", of("dict"), [{"k": [5]}], "{k: '5'}", True),  # quotes inside are not looked at
+    ("javascript", of("dict"), [{}], "{}", True),
+    ("javascript", of("array", "integer"), [[1, 2]], "new Array(1, 2)", True),
+    ("javascript", of("array", "array"), [[[1, 2], [3]]], "[[1, 2], [3]]", True),
+    ("javascript", of("float"), [0.5], "5e-1", False),
+    ("javascript", of("String"), ["plain"], "plain", True),
 ]  # fmt: skip
 
 
