@@ -208,6 +208,7 @@ SOURCE = [
     ("javascript", of("dict"), [{}], "{}", True),
     ("javascript", of("array", "integer"), [[1, 2]], "new Array(1, 2)", True),
     ("javascript", of("array", "array"), [[[1, 2], [3]]], "[[1, 2], [3]]", True),
+    ("javascript", of("array", "array"), [["x"]], "[[]" + ",[]" * 60 + "x", False),
     ("javascript", of("float"), [0.5], "5e-1", False),
     ("javascript", of("String"), ["plain"], "plain", True),
 ]  # fmt: skip

@@ -150,7 +150,8 @@ def _javascript_guessed(text: str) -> Json:
 
 
 def _javascript_array(text: str, item_name: str) -> Json:
-    nested = r"\s*\[.*?\]\s*(?:,\s*\[.*?\]\s*)*"
+    # Rows end at their first bracket: `.*?` in its place would try every way to join them.
+    nested = r"\s*\[[^\]\n]*\]\s*(?:,\s*\[[^\]\n]*\]\s*)*"
     if table := re.match(rf"\[{nested}\]|new\s+Array\({nested}\)", text):
         rows = re.findall(r"\[\s*\[?(.*?)\]", table[0])
         return [[_javascript_guessed(one.strip()) for one in row.split(",")] for row in rows]
