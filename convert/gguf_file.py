@@ -1,29 +1,19 @@
-"""Writing a GGUF file in one forward pass: the head first, then each tensor as its chunks come.
+"""How a GGUF file begins: its metadata and its list of tensors, as bytes.
 
-Knows no model: it gets entries, tensor places and chunks. The file appears under its name only
-when it is whole.
+Knows no model and writes no file: it gets entries and tensor places. The tensors follow in the
+order of the list, each padded to the alignment.
 Source: ggml 0.25.3, docs/gguf.md; version 3, little-endian, alignment 32.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import struct
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import IO
 
-from edgeagent.errors import ConversionError, WriteFailed
+from edgeagent.errors import ConversionError
 from edgeagent.gguf_header import ALIGNMENT, MAGIC, SCALARS, VERSION, TensorType, Value, ValueType
-
-if sys.platform != "win32":
-    import fcntl
 
 UINT32 = struct.Struct("<I")
 UINT64 = struct.Struct("<Q")
@@ -117,58 +107,6 @@ def size_bytes(entries: Sequence[Entry | Carried], slots: Sequence[Slot]) -> int
 def padding(n_bytes: int) -> int:
     """Return how many zero bytes follow so many."""
     return -n_bytes % ALIGNMENT
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` that takes its place when the block ends, and vanishes if it fails.
-
-    One that a killed run left behind vanishes here too, unless that run is still alive.
-
-    Raises:
-        WriteFailed: the folder is not writable or the disk is full.
-    """
-    _sweep(path)
-    try:
-        partial = tempfile.NamedTemporaryFile(  # noqa: SIM115 closed and renamed below
-            "wb", dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        )
-    except OSError as exc:
-        raise WriteFailed(f"cannot write in {path.parent}: {exc.strerror}") from exc
-    try:
-        with partial:
-            with suppress(OSError):  # some file systems have no locks
-                _claim(partial.file)
-            yield partial.file
-            partial.flush()
-            os.fsync(partial.fileno())
-        # The temporary file is readable by its owner only; the result follows the umask.
-        os.chmod(partial.name, 0o666 & ~_umask())
-        os.replace(partial.name, path)
-    except OSError as exc:
-        raise WriteFailed(f"cannot write {path}: {exc}; nothing was left") from exc
-    finally:
-        Path(partial.name).unlink(missing_ok=True)
-
-
-def _sweep(path: Path) -> None:
-    """Delete what earlier runs left of this file, killed before they could do so themselves."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError), left.open("rb") as file:
-            _claim(file)
-            left.unlink()
-
-
-def _claim(file: IO[bytes]) -> None:
-    """Lock the file as long as it is open; raise OSError where another run holds it."""
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _value(entry: Entry) -> Iterable[bytes]:

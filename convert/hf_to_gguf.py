@@ -28,7 +28,7 @@ from convert.devices import Sizes, sizes_of
 from convert.file_types import Type
 from convert.gguf_file import Entry, Slot, head, text, u32
 from convert.lora import Adapter
-from convert.stream import COPY_BYTES, Move, Noted, Step, written
+from convert.stream import Move, Noted, Step, written
 from convert.type_plan import Choice, Shaped, plan
 from convert.wish import Wish
 from edgeagent.engine.quantizer import Floats
@@ -37,6 +37,8 @@ from edgeagent.gguf_header import TensorType, Value, ValueType
 
 ARCHITECTURES = (qwen3.ARCHITECTURE, qwen2.ARCHITECTURE)
 
+COMPARED_BYTES = 4 << 20
+"""Of two tensors at a time."""
 QUANTIZATION_VERSION = 2
 GENERATION = "generation_config.json"
 
@@ -236,8 +238,8 @@ def _are_equal(one: Stored, other: Stored) -> bool:
         return False
     left, right = Mapped().bytes_of(one), Mapped().bytes_of(other)
     return all(
-        left[at : at + COPY_BYTES] == right[at : at + COPY_BYTES]
-        for at in range(0, len(left), COPY_BYTES)
+        left[at : at + COMPARED_BYTES] == right[at : at + COMPARED_BYTES]
+        for at in range(0, len(left), COMPARED_BYTES)
     )
 
 

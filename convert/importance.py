@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from convert.gguf_file import Entry, Slot, head, padding, replacing, text, u32
+from convert.gguf_file import Entry, Slot, head, padding, text, u32
+from convert.output import replacing
 from edgeagent import gguf_header
 from edgeagent.errors import ConversionError
 from edgeagent.gguf_header import MAGIC, Header, TensorType, ValueType

@@ -1,13 +1,11 @@
 """Tensors from where they lie to a GGUF file, a few chunks at a time on every core.
 
 The one pass that `convert.hf_to_gguf` and `convert.quantize` share. Knows neither models nor
-recipes: it gets what to write in which type, and writes it in that order. What already has its
-type is copied by the kernel, without a detour through this process where the system can do that.
+recipes: it gets what to write in which type, and writes it in that order.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import threading
@@ -17,22 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from convert.checkpoint import Mapped, Stored
-from convert.gguf_file import Slot, padding, replacing
+from convert.gguf_file import Slot, padding
+from convert.output import Output, replacing
 from edgeagent.engine import quantizer
 from edgeagent.engine.quantizer import Bytes, Floats
 from edgeagent.errors import ConversionError, WriteFailed
 
 CHUNK_WEIGHTS = 1 << 19
 """Weights that one thread converts at a time: 2 MiB as float32."""
-COPY_BYTES = 32 << 20
-"""What the kernel copies at a time, so that progress is seen and Ctrl-C heard."""
-NOT_BY_KERNEL = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What it answers where the two files lie on file systems that it cannot copy between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +153,7 @@ class _Workers:
                 yield begun.popleft()
         yield from begun
 
-    def finish(self, part: _Encoded, file: IO[bytes]) -> int:
+    def finish(self, part: _Encoded, file: Output) -> int:
         """Write the part when it is ready; return its bytes."""
         try:
             encoded, room = part.bytes.result()
@@ -230,28 +225,14 @@ class _Scratch(threading.local):
         return self._wide
 
 
-def _copy(stored: Stored, file: IO[bytes]) -> Iterator[int]:
+def _copy(stored: Stored, file: Output) -> Iterator[int]:
     """Append the tensor as it is; yield the bytes of each step."""
     done = 0
-    file.flush()
     with stored.shard.open("rb", buffering=0) as source:
-        while done < stored.n_bytes and hasattr(os, "copy_file_range"):
-            try:
-                n_bytes = os.copy_file_range(
-                    source.fileno(),
-                    file.fileno(),
-                    min(COPY_BYTES, stored.n_bytes - done),
-                    stored.offset + done,
-                )
-            except OSError as exc:
-                if exc.errno not in NOT_BY_KERNEL:
-                    raise
-                break
+        while done < stored.n_bytes:
+            left = stored.n_bytes - done
+            n_bytes = file.copy(source.fileno(), stored.offset + done, left)
             if not n_bytes:
                 raise ConversionError(f"{stored.shard} became shorter; {stored.name} is cut off")
             done += n_bytes
             yield n_bytes
-    raw = Mapped().bytes_of(stored)[done:] if done < stored.n_bytes else b""
-    for at in range(0, len(raw), COPY_BYTES):
-        file.write(raw[at : at + COPY_BYTES])
-        yield len(raw[at : at + COPY_BYTES])
