@@ -199,6 +199,20 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert page.of({**found, "record": {}})
 
 
+def test_without_a_base_every_build_still_stands_alone(tmp_path: Path) -> None:
+    broken = write_tiny(tmp_path / "a.gguf", template=None)
+    comparison = made(tmp_path, broken, write_tiny(tmp_path / "b.gguf"))
+    list(comparison.carried_out())
+    found = report.of(comparison, {})
+    base, build = found["builds"]
+    assert base["failures"].keys() == {"speed", "text", "calls", "counting"}
+    assert build["failures"] == {}
+    assert build["refused"]["text"] == "the base could not be read"
+    assert build["text"]["perplexity"] > 1
+    assert build["suites"]["counting"]["versus_base"] is None
+    assert "</html>" in page.of({**found, "record": {}})
+
+
 def test_builds_are_found_or_the_person_is_told(tmp_path: Path) -> None:
     file = write_tiny(tmp_path / "a.gguf")
     with pytest.raises(ModelNotFound, match=r"nope\.gguf"):

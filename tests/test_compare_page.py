@@ -58,6 +58,7 @@ def reported(*builds: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
         "base": builds[0]["label"],
         "suites": ["tft"],
+        "material": {"texts": "the conversations", "n_calls": 330},
         "builds": list(builds),
         "flips": flips,
         "prompts": {"tft": {"1/2": HOSTILE * 500}},

@@ -52,8 +52,18 @@ def _lead(report: Mapping[str, Any]) -> str:
         for suite in report["suites"]
         if suite in build["suites"]
     ]
-    scored = f" Scored on {', '.join(counts)}." if counts else ""
-    return f"Everything is held against {report['base']}, the base.{scored}"
+    said = [f"Everything is held against {report['base']}, the base."]
+    if counts:
+        said.append(f"Scored on {', '.join(counts)}.")
+    base, material = report["builds"][0], report["material"]
+    if base["text"]:
+        said.append(f"Read off {base['text']['n']:,} tokens of {material['texts']}.")
+    if base["calls"]:
+        said.append(
+            f"Read off the {base['calls']['n']:,} places where one of {material['n_calls']:,} "
+            "reference calls is decided: where the grammar leaves a choice of tool or argument."
+        )
+    return " ".join(said)
 
 
 def _table(report: Mapping[str, Any]) -> str:

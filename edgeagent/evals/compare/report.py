@@ -1,7 +1,8 @@
 """The report as one JSON document, from which page, table and screen are made.
 
-`{"base", "builds": [{"label", …, "text", "calls", "suites", "refused", "failures"}], "flips",
-"prompts", "table", "notes", "record"}`; numbers are None where there are none.
+`{"base", "suites", "material", "builds": [{"label", …, "text", "calls", "suites", "refused",
+"failures"}], "flips", "prompts", "table", "notes", "record"}`; numbers are None where there are
+none.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def of(comparison: Comparison, record: Mapping[str, Json]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "base": base.build.label,
         "suites": [suite.name for suite in suites],
+        "material": {"texts": plan.material.text_source, "n_calls": len(plan.material.calls)},
         "builds": builds,
         "flips": _flips(pairings),
         "prompts": _prompts(comparison.found, pairings),
