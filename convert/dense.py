@@ -82,7 +82,7 @@ def _n_layers(config: Mapping[str, Any]) -> int:
     n_layers = whole_number(config, "num_hidden_layers")
     if n_layers > MAX_LAYERS:
         raise ConversionError(
-            f"config.json: num_hidden_layers is {n_layers}, and llama.cpp takes {MAX_LAYERS} at most"
+            f"config.json: num_hidden_layers is {n_layers}; llama.cpp takes {MAX_LAYERS} at most"
         )
     return n_layers
 

@@ -87,7 +87,8 @@ def command(
     wished = wish(kind, **options)
     name = source
     if known is not None and known.origin is not None:
-        source = known.origin.repo
+        pinned = f"@{known.origin.revision}" if known.origin.revision else ""
+        source = known.origin.repo + pinned
     folder = Path(source)
     if not folder.is_dir():
         folder = _fetched(source, is_offline=config.load({"offline": offline}).offline)
