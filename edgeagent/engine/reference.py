@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from llguidance import LLMatcher
 
@@ -84,7 +85,8 @@ def _plan(vocabulary: Vocabulary, left: bytes) -> list[int]:
 
 def _legal(vocabulary: Vocabulary, plan: Sequence[int], left: bytes, mask: bytes) -> int | None:
     """Return the planned token, or else the longest legal one that the text goes on with."""
-    for token in (*plan[:1], *_beginnings(vocabulary, left)):
+    # The beginnings cost a walk through the vocabulary; the plan is nearly always legal.
+    for token in chain(plan[:1], _beginnings(vocabulary, left)):
         is_legal = mask[token >> 3] >> (token & 7) & 1
         if is_legal and left.startswith(vocabulary.pieces[token]):
             return token
