@@ -83,7 +83,7 @@ def importance_of(seen: Activations, plan: Plan, datasets: Sequence[str]) -> Imp
         },
         tuple(datasets),
         seen.n_chunks,
-        plan.n_chunk,
+        seen.n_chunk,
     )
 
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="GGUF file, better unquantized or Q8_0")
     parser.add_argument("texts", type=Path, nargs="+", help="plain text or JSON Lines")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--chunk", type=int, default=512, help="tokens of plain text in a context")
+    parser.add_argument("--chunk", type=int, help="tokens of plain text in a context")
     parser.add_argument("--call-weight", type=float, default=1.0)
     given = parser.parse_args(arguments)
     try:

@@ -403,3 +403,11 @@ def test_an_interrupt_writes_nothing_and_ends_the_engine(tmp_path: Path) -> None
     assert list(target.iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(engine, 0)
+
+
+def test_chunks_are_no_longer_than_a_short_context(tmp_path: Path) -> None:
+    path = tiny_gguf.write_tiny(tmp_path / "m.gguf", n_ctx=256)
+    (*_, seen) = observe(Plan(path, (Text(WORDS * 30),), n_threads=1))
+    assert isinstance(seen, Activations)
+    assert seen.n_chunk == 256
+    assert seen.n_chunks == -(-seen.n_tokens // 256) > 1

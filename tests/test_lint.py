@@ -356,3 +356,11 @@ def test_no_bytes_can_do_more_than_be_refused(
 def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     _, out = made(tmp_path_factory.mktemp("sound"), Tiny(n_layers=1), "q8_0")
     return out.read_bytes()
+
+
+def test_a_model_with_biases_is_run_for_comparison_too(tmp_path: Path) -> None:
+    tiny = Tiny(family="qwen2", n_embd=256, n_head=4, n_head_kv=1, n_ff=512, dtype="F32")
+    source, out = made(tmp_path, tiny, "f32")
+    found = [step for step in lint.lint(out, source) if isinstance(step, Logits)]
+    assert found[0].rel_rms < 1e-4
+    assert errors(out, source) == set()

@@ -32,9 +32,7 @@ from edgeagent.errors import ConversionError
 @click.option(
     "--chunk",
     type=click.IntRange(2, 1 << 20),
-    default=512,
-    show_default=True,
-    help="Tokens of plain text read in one context.",
+    help="Tokens of plain text read in one context: 512, or as many as the model knows.",
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Read no more chunks than this.")
 @click.option(
@@ -59,7 +57,7 @@ def command(
     model: str,
     texts: tuple[Path, ...],
     out: Path,
-    chunk: int,
+    chunk: int | None,
     chunks: int | None,
     call_weight: float,
     parse_special: bool,

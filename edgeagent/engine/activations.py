@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from edgeagent import gguf_header
 from edgeagent.engine import library, memory
-from edgeagent.engine.calibration import chunks
+from edgeagent.engine.calibration import chunk_size, chunks
 from edgeagent.engine.observer import Activations, Advanced, Answer, Plan, Question
 from edgeagent.engine.protocol import Failed
 from edgeagent.engine.vocabulary import Vocabulary
@@ -161,7 +161,8 @@ def run(plan: Plan) -> Iterator[Advanced | Activations]:
     llama.llama_backend_init()
     model = library.load_weights(plan.path)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
-    found = list(chunks(plan, vocabulary, header, _trained_context(model)))
+    n_trained = _trained_context(model)
+    found = list(chunks(plan, vocabulary, header, n_trained))
     longest = max(len(chunk.tokens) for chunk in found)
     n_batch = _batch_size(vocabulary)
     memory.check(header, plan.path.name, longest, n_batch)
@@ -183,9 +184,15 @@ def run(plan: Plan) -> Iterator[Advanced | Activations]:
             yield Advanced(done, total)
     collector.check()
     weight = sum(float(c.weights.sum()) if c.weights is not None else len(c.tokens) for c in found)
-    n_calls = sum(chunk.n_call_tokens for chunk in found)
-    cpu_s = _cpu_s() - started
-    yield Activations(collector.sums, total, weight, len(found), n_calls, cpu_s)
+    yield Activations(
+        sums=collector.sums,
+        n_tokens=total,
+        weight=weight,
+        n_chunks=len(found),
+        n_chunk=chunk_size(plan, n_trained),
+        n_call_tokens=sum(chunk.n_call_tokens for chunk in found),
+        cpu_s=_cpu_s() - started,
+    )
 
 
 def answer(question: Question) -> Answer:

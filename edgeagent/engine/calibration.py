@@ -21,6 +21,7 @@ from edgeagent.errors import ConversionError
 from edgeagent.gguf_header import Header
 from edgeagent.manifest import Dialect
 
+USUAL_CHUNK = 512
 CALL_BEGINS, CALL_ENDS = "<tool_call>", "</tool_call>"
 
 
@@ -45,7 +46,7 @@ def chunks(plan: Plan, vocabulary: Vocabulary, header: Header, n_trained: int) -
             or calls are to be weighted in a vocabulary without their tags.
         TemplateError: the model's template cannot render a conversation.
     """
-    if plan.n_chunk > n_trained:
+    if chunk_size(plan, n_trained) > n_trained:
         raise ConversionError(
             f"chunks of {plan.n_chunk} tokens are longer than the {n_trained} that "
             f"{plan.path.name} was trained on"
@@ -65,6 +66,11 @@ def chunks(plan: Plan, vocabulary: Vocabulary, header: Header, n_trained: int) -
         raise ConversionError("there is nothing to read: the texts are empty")
 
 
+def chunk_size(plan: Plan, n_trained: int) -> int:
+    """Return how many tokens of a plain text are read in one context."""
+    return plan.n_chunk or min(USUAL_CHUNK, n_trained)
+
+
 def _all(plan: Plan, vocabulary: Vocabulary, header: Header, n_trained: int) -> Iterator[Chunk]:
     made: PromptWriter | None = None
     begins = [vocabulary.begin] if vocabulary.adds_begin else []
@@ -72,7 +78,7 @@ def _all(plan: Plan, vocabulary: Vocabulary, header: Header, n_trained: int) -> 
         match material:
             case Text(text):
                 tokens = vocabulary.encode(text, parse_special=plan.parse_special)
-                step = plan.n_chunk - len(begins)
+                step = max(1, chunk_size(plan, n_trained) - len(begins))
                 for at in range(0, len(tokens), step):
                     yield _weighed(begins + tokens[at : at + step], 0, plan, vocabulary)
             case Talk():

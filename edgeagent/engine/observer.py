@@ -57,8 +57,9 @@ class Plan:
 
     path: Path
     material: tuple[Material, ...]
-    n_chunk: int = 512
-    """Tokens of a plain text that are read in one context."""
+    n_chunk: int | None = None
+    """Tokens of a plain text that are read in one context; None takes 512, or as many as the
+    model was trained on where these are fewer."""
     max_chunks: int | None = None
     """Chunks that are read in all; None reads everything."""
     parse_special: bool = False
@@ -89,6 +90,8 @@ class Activations:
     weight: float
     """Sum of all tokens' weights; `n_tokens` where no weight was given."""
     n_chunks: int
+    n_chunk: int
+    """Tokens of a whole chunk of plain text."""
     n_call_tokens: int
     """Tokens of tool calls in answers of the model."""
     cpu_s: float
