@@ -91,6 +91,9 @@ def read(folder: Path, vocab_size: int) -> Tokenizer:
             f"marked special, written as user-defined so that they can be seen in what the model "
             f"says: {' '.join(hidden)}"
         )
+    merges = _merges(found, folder)
+    # gguf-py parses the file again: 40 MB that need not be there twice.
+    found.clear()
     special, add_special, templates = _special(folder, vocab_size)
     end = next((i for i, token in added.items() if token["content"] == END_OF_TURN), None)
     if end is not None:
@@ -106,7 +109,7 @@ def read(folder: Path, vocab_size: int) -> Tokenizer:
     return Tokenizer(
         tokens=[f"[PAD{i}]" if token is None else token for i, token in enumerate(tokens)],
         types=types,
-        merges=_merges(found, folder),
+        merges=merges,
         special_ids=special,
         add_special=add_special,
         templates=templates,
