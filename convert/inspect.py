@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,8 @@ def _shortened(value: gguf_header.Value) -> Any:
         return f"[{len(value)} values]"
     if isinstance(value, str) and len(value) > LONGEST:
         return f"{value[:LONGEST]}… ({len(value)} characters)"
-    return value
+    # JSON has no word for these.
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

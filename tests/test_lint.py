@@ -364,3 +364,11 @@ def test_a_model_with_biases_is_run_for_comparison_too(tmp_path: Path) -> None:
     found = [step for step in lint.lint(out, source) if isinstance(step, Logits)]
     assert found[0].rel_rms < 1e-4
     assert errors(out, source) == set()
+
+
+def test_a_number_that_json_has_no_word_for_is_written_as_text(tmp_path: Path) -> None:
+    _, out = made(tmp_path, Tiny(), "f16")
+    other = rewritten(out, tmp_path / "other.gguf", {"qwen3.rope.freq_base": float("nan")})
+    ran = verb(other, "--json", "--lint")
+    record = json.loads(ran.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert record["metadata"]["qwen3.rope.freq_base"] == "nan"
