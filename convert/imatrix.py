@@ -22,6 +22,7 @@ from convert import importance
 from convert.importance import Importance, Sums
 from edgeagent.engine.observer import Activations, Advanced, Material, Plan, Talk, Text, observe
 from edgeagent.errors import ConversionError, EdgeAgentError
+from edgeagent.gguf_header import Header
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -85,6 +86,20 @@ def importance_of(seen: Activations, plan: Plan, datasets: Sequence[str]) -> Imp
         seen.n_chunks,
         seen.n_chunk,
     )
+
+
+def left_out(found: Importance, header: Header) -> list[str]:
+    """Return the weights of the model that nothing was collected for, experts mostly."""
+    is_tied = all(tensor.name != "output.weight" for tensor in header.tensors)
+    return [
+        tensor.name
+        for tensor in header.tensors
+        if len(tensor.shape) > 1
+        and tensor.name.endswith(".weight")
+        and not tensor.name.endswith("_norm.weight")
+        and (is_tied or tensor.name != "token_embd.weight")
+        and tensor.name not in found.sums
+    ]
 
 
 def _begins_with_messages(lines: Sequence[str]) -> bool:

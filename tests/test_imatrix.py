@@ -344,6 +344,7 @@ def test_the_verb_writes_a_file_that_is_read_back(tmp_path: Path) -> None:
     out = tmp_path / "out.imatrix"
     ran = verb(path, words, talks, "-o", out, "--call-weight", 2, "--chunk", 64)
     assert (ran.returncode, ran.stdout.strip()) == (0, str(out)), ran.stderr
+    assert "nothing was collected" not in ran.stderr
     found = importance.read(out)
     assert found.datasets == ("words.txt", "calls.jsonl")
     assert found.chunk_size == 64
@@ -411,3 +412,12 @@ def test_chunks_are_no_longer_than_a_short_context(tmp_path: Path) -> None:
     assert isinstance(seen, Activations)
     assert seen.n_chunk == 256
     assert seen.n_chunks == -(-seen.n_tokens // 256) > 1
+
+
+def test_weights_that_saw_nothing_are_named(tmp_path: Path) -> None:
+    path = tiny_gguf.write_tiny(tmp_path / "m.gguf")
+    found, _ = collected(Plan(path, (Text(WORDS),), n_threads=1))
+    sums = {name: sums for name, sums in found.sums.items() if name != "blk.1.attn_v.weight"}
+    lacking = importance.Importance(sums, (), 1, 512)
+    assert imatrix.left_out(found, read(path)) == []
+    assert imatrix.left_out(lacking, read(path)) == ["blk.1.attn_v.weight"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from edgeagent import catalog
+from edgeagent import catalog, gguf_header
+from edgeagent.commands.terminal import plain
 from edgeagent.engine.observer import Activations, Advanced, Plan
 from edgeagent.errors import ConversionError
 
@@ -93,6 +94,7 @@ def command(
             case importance.Importance():
                 write = importance.write if form == "gguf" else importance.write_dat
                 write(said, out)
+                _note_left_out(imatrix.left_out(said, gguf_header.read(plan.path)))
     assert seen is not None
     if call_weight != 1 and not seen.n_call_tokens:
         click.echo("note: no tool call of the model was found to weight", err=True)
@@ -108,6 +110,12 @@ def command(
         "cpu_s": round(seen.cpu_s, 3),
     }
     click.echo(json.dumps(record))
+
+
+def _note_left_out(names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        click.echo(plain(f"note: nothing was collected for {names[0]}{more}"), err=True)
 
 
 def _draw(done: int, total: int) -> None:
