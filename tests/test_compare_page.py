@@ -81,6 +81,14 @@ def test_what_models_and_customers_said_is_text_on_the_page() -> None:
     assert found.count("<details") == found.count("</details>")
 
 
+def test_every_score_stands_beside_its_floor_and_labels_are_not_spelled_out() -> None:
+    found = page.of(reported(*SIX))
+    assert '<th scope="col">Q4_K_M</th>' in found
+    assert '<th scope="col">always reply</th>' in found
+    assert "<td>80.0 %</td>" in found
+    assert '<th scope="row">response tokens</th>' in found
+
+
 def test_the_page_is_whole_and_its_plots_are_xml() -> None:
     found = page.of(reported(*SIX))
     plots = re.findall(r"<svg.*?</svg>", found, flags=re.DOTALL)

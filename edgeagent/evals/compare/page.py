@@ -240,7 +240,7 @@ def _scores(report: Mapping[str, Any]) -> Iterator[str]:
         builds = [build for build in report["builds"] if suite in build["suites"]]
         names = dict.fromkeys(name for b in builds for name in b["suites"][suite]["scores"])
         floors = builds[0]["suites"][suite]["floors"] if builds else {}
-        heads = [*(build["label"] for build in builds), *floors]
+        heads = [*(build["label"] for build in builds), *map(table.spelled, floors)]
         rows = []
         for name in names:
             cells = [
@@ -250,7 +250,7 @@ def _scores(report: Mapping[str, Any]) -> Iterator[str]:
             numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
             rows.append(f'<tr><th scope="row">{escape(table.spelled(name))}</th>{numbers}</tr>')
         if rows:
-            head = "".join(f'<th scope="col">{escape(table.spelled(text))}</th>' for text in heads)
+            head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
             yield (
                 f'<h2>Scores of {escape(suite)}</h2><div class="wide"><table><thead><tr><th></th>'
                 f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
