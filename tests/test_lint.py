@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convert import bpe, checkpoint, forward, lint, tokenizer
+from convert import bpe, checkpoint, forward, importance, lint, tokenizer
 from convert.comparison import Logits, Weights
 from convert.hf_to_gguf import convert
+from convert.importance import Importance, Sums
 from convert.lint import Finding, Level
 from convert.tokenizer import Tokenizer
 from convert.wish import wish
@@ -372,3 +373,19 @@ def test_a_number_that_json_has_no_word_for_is_written_as_text(tmp_path: Path) -
     ran = verb(other, "--json", "--lint")
     record = json.loads(ran.stdout, parse_constant=lambda name: pytest.fail(name))
     assert record["metadata"]["qwen3.rope.freq_base"] == "nan"
+
+
+def test_a_build_of_two_bits_is_not_called_damaged_for_its_bits(tmp_path: Path) -> None:
+    source = tiny_checkpoint.write(tmp_path / "tiny", WIDE)
+    names = [
+        tensor.name for tensor in gguf_header.read(made(tmp_path / "m", WIDE, "f16")[1]).tensors
+    ]
+    rng = np.random.default_rng(2)
+    sums = {
+        name: Sums(rng.uniform(1, 2, (1, 256)).astype(np.float32), np.ones(1, np.float32))
+        for name in names
+    }
+    importance.write(Importance(sums, (), 1, 1), tmp_path / "m.imatrix")
+    options = {"imatrix": tmp_path / "m.imatrix", "head_type": "q2_k"}
+    list(convert(source, tmp_path / "small.gguf", wish("iq2_xxs", **options)))
+    assert "logits" not in errors(tmp_path / "small.gguf", source)
