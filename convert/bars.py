@@ -5,6 +5,7 @@ prints CPU seconds, wall seconds and the largest anonymous memory. llama.cpp's c
 where its script is given, with a Python that has torch and transformers:
 
     python -m convert.bars FOLDER --converter llama.cpp/convert_hf_to_gguf.py --python PYTHON
+    python -m convert.bars FOLDER --checkpoint NANO --types all --imatrix F --ours
 """
 
 from __future__ import annotations
@@ -131,10 +132,11 @@ def cost_of(run: str, command: Sequence[str], out: Path) -> Cost:
 
 def runs(given: argparse.Namespace) -> Iterator[Cost]:
     """Yield the cost of each run, ours before theirs; what it wrote is deleted."""
-    checkpoint = make_checkpoint(given.folder / "checkpoint")
+    checkpoint = given.checkpoint or make_checkpoint(given.folder / "checkpoint")
     out, f16 = given.folder / "out.gguf", given.folder / "f16.gguf"
     ours = [sys.executable, "-m", "convert.hf_to_gguf", str(checkpoint)]
-    kinds = [Type(kind) for kind in given.types.split(",")]
+    ours += ["--imatrix", str(given.imatrix)] if given.imatrix else []
+    kinds = list(Type) if given.types == "all" else [Type(kind) for kind in given.types.split(",")]
     for kind in kinds:
         target = f16 if kind is Type.F16 else out
         yield cost_of(f"ours, {kind}", [*ours, str(target), "--type", kind], target)
@@ -145,7 +147,7 @@ def runs(given: argparse.Namespace) -> Iterator[Cost]:
             yield cost_of(f"llama.cpp's converter, {kind}", theirs, out)
     out.unlink(missing_ok=True)
     for kind in kinds:
-        if kind.is_quantized and f16.exists():
+        if kind.is_quantized and f16.exists() and not given.ours:
             again = [sys.executable, "-m", "convert.quantize", str(f16), str(out), kind]
             yield cost_of(f"ours, f16 to {kind}", again, out)
             theirs = [sys.executable, "-c", QUANTIZER, str(f16), str(out)]
@@ -224,7 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, one line per run as it ends, and a line of JSON; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m convert.bars", description=__doc__)
     parser.add_argument("folder", type=Path, help="where to write; the checkpoint stays in it")
-    parser.add_argument("--types", default="bf16,f16,q8_0,q4_0,q4_k_m", help="with commas")
+    parser.add_argument("--checkpoint", type=Path, help="to convert, instead of a random one")
+    parser.add_argument("--types", default="bf16,f16,q8_0,q4_0,q4_k_m", help="with commas, or all")
+    parser.add_argument("--imatrix", type=Path, help="importance matrix for our conversions")
+    parser.add_argument("--ours", action="store_true", help="leave llama.cpp's quantizer out")
     parser.add_argument("--converter", type=Path, help="llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("--python", default=sys.executable, help="that the converter runs in")
     given = parser.parse_args(arguments)

@@ -1,7 +1,8 @@
 """A Hugging Face checkpoint to one GGUF file, in one pass from safetensors.
 
 Needs no torch and no transformers, holds a few chunks of rows in memory, and uses every core.
-The tensors equal llama.cpp's own converter's byte for byte, except that a tied head is dropped.
+The tensors equal those of llama.cpp's own converter, and of its quantizer behind it, byte for
+byte, except that a head is dropped that equals the embedding it is tied to.
 
     python -m convert.hf_to_gguf CHECKPOINT OUT.gguf --type q8_0
 """

@@ -91,7 +91,8 @@ def written(
 ) -> Iterator[Converted]:
     """Write `front` and the tensors to the file; yield how far it is.
 
-    Costs about 5 MB of memory per thread, and the float32 size twice of a tensor with a `change`.
+    Costs about 5 MB of memory per thread, and the float32 size twice of a tensor that a `change`
+    has to get whole.
     Nothing is left under `out` unless the last step was yielded and the iterator exhausted.
 
     Raises:

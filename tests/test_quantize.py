@@ -282,6 +282,9 @@ def test_the_verb_quantizes_by_name_and_says_what_it_refuses(tmp_path: Path, mad
         assert refused.returncode == 2, (arguments, refused.stderr)
         assert says in refused.stderr
         assert refused.stderr.count("\n") == 1, refused.stderr
+    nowhere = verb(made.source, matrix / "out.gguf", "q4_0")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr.startswith(f"edgeagent: cannot make the folder {matrix}")
     assert [path.name for path in out.parent.iterdir()] == ["out.gguf"]
     assert list(tmp_path.glob("*.gguf")) == [matrix]
 

@@ -10,6 +10,7 @@ import click
 
 from edgeagent.commands.models import shown
 from edgeagent.commands.terminal import plain
+from edgeagent.errors import WriteFailed
 
 if TYPE_CHECKING:
     from convert.stream import Step
@@ -76,7 +77,10 @@ def write(out: Path, steps: Iterator[Step]) -> None:
     """Go through the steps: notes to stderr, progress to a terminal, the file's name to stdout."""
     from convert.stream import Converted, Noted  # 150 ms: gguf and numpy
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise WriteFailed(f"cannot make the folder {out.parent}: {exc.strerror}") from exc
     with shown(out.name) as progress:
         for step in steps:
             match step:
