@@ -114,9 +114,10 @@ class Engine:
     Used from one thread at a time; a second one waits for the lock.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
-        """Prepare; the process starts with `start`."""
+    def __init__(self, options: EngineOptions, worker: str = WORKER) -> None:
+        """Prepare; the process, which runs the module `worker`, starts with `start`."""
         self.options = options
+        self._worker = worker
         self.facts: ModelFacts | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -239,7 +240,7 @@ class Engine:
             descriptors = (theirs.fileno(), shared.fileno())
             self._process = subprocess.Popen(
                 # -P keeps a json.py in the current folder from being imported.
-                [sys.executable, "-P", "-m", WORKER, *map(str, descriptors)],
+                [sys.executable, "-P", "-m", self._worker, *map(str, descriptors)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

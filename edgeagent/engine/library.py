@@ -100,6 +100,12 @@ def physical_cores() -> int:
     return len(cores) or len(allowed) or os.cpu_count() or 1
 
 
+def threads(size_bytes: int, asked: int | None) -> tuple[int, int]:
+    """Return how many threads read one token of a model of that size, and how many a batch."""
+    # One token of a small model takes less time than threads take to meet 200 times.
+    return asked or (1 if size_bytes < _SMALL else physical_cores()), asked or physical_cores()
+
+
 def load_weights(path: Path) -> Any:
     """Return llama.cpp's model of the file, on the CPU alone.
 
@@ -131,9 +137,7 @@ def _make_context(
     params.n_batch = params.n_ubatch = N_BATCH
     params.n_seq_max = 1
     params.n_outputs_max = n_outputs
-    # One token of a small model takes less time than threads take to meet 200 times.
-    params.n_threads = n_threads or (1 if header.size_bytes < _SMALL else physical_cores())
-    params.n_threads_batch = n_threads or physical_cores()
+    params.n_threads, params.n_threads_batch = threads(header.size_bytes, n_threads)
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.type_k = params.type_v = llama.GGML_TYPE_F16
     params.offload_kqv = params.op_offload = False

@@ -7,19 +7,16 @@ Knows tokens, grammar and context; what the numbers are compared with is not its
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeagent.engine import reference
+from edgeagent.engine import memory, reference
 from edgeagent.engine.context import N_BATCH, Context
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prompt import PromptWriter, n_shared
@@ -185,7 +182,7 @@ class Meter:
             1000 * prefill_cpu / n_prefill,
             1000 * decode_cpu / n_decode,
             len(rounds),
-            _peak_bytes(),
+            memory.peak_bytes(),
         )
 
     def _pass(self, tokens: Sequence[int]) -> None:
@@ -307,18 +304,3 @@ def _clocks() -> tuple[float, float]:
 
 def _since(begun: tuple[float, float], ended: tuple[float, float]) -> tuple[float, float]:
     return ended[0] - begun[0], ended[1] - begun[1]
-
-
-def _peak_bytes() -> int:
-    """Return the most memory this process has had.
-
-    Linux's ru_maxrss begins at what the parent had when it started us, its VmHWM does not.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, UnicodeDecodeError):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

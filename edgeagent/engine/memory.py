@@ -5,6 +5,8 @@ llama.cpp would be killed half-way, or take the whole machine with it. Numbers i
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 from edgeagent.errors import ModelLoadError
@@ -53,6 +55,21 @@ def available(root: Path = Path("/")) -> int | None:
     """Return the bytes that this process may still take; None where the system does not say."""
     amounts = [_meminfo(root), _cgroup(root)]
     return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def peak_bytes() -> int:
+    """Return the most memory this process has had.
+
+    Linux's ru_maxrss begins at what the parent had when it started us, its VmHWM does not.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, UnicodeDecodeError):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _meminfo(root: Path) -> int | None:

@@ -15,12 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 from edgeagent.engine import library
 from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
+from edgeagent.engine.context import Context
 from edgeagent.engine.decode import Decoder
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.measuring import Meter
@@ -37,8 +38,13 @@ from edgeagent.messages import Tool
 class Worker:
     """A loaded model and what serves it."""
 
-    def __init__(self, options: EngineOptions, flag: mmap.mmap) -> None:
-        """Load the model.
+    def __init__(
+        self,
+        options: EngineOptions,
+        flag: mmap.mmap,
+        over: Callable[[Context], Context] = lambda context: context,
+    ) -> None:
+        """Load the model; `over` may put another context over the one that was opened.
 
         Raises:
             ModelLoadError: the file cannot be run on this machine.
@@ -50,7 +56,8 @@ class Worker:
         opened = library.open_model(
             options.path, options.n_ctx, options.n_threads, address, options.n_outputs
         )
-        context, vocabulary = opened.context, opened.context.vocabulary
+        context = over(opened.context)
+        vocabulary = context.vocabulary
         if options.context_limit is not None:
             context.n_ctx = min(context.n_ctx, options.context_limit)
         special = {
@@ -60,6 +67,7 @@ class Worker:
         template = Template(opened.template, special)
         ends = [vocabulary.text_of(token) for token in vocabulary.ends]
         wire = probe(template, ends, options.dialect.thinking)
+        self._wire = wire
         self._writer = PromptWriter(template, vocabulary, wire, options.dialect)
         self._grammars = Grammars(vocabulary, wire, options.dialect.calls)
         prefixes = PrefixStore(options.cache_dir, options.path, library.SETTING)
