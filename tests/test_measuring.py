@@ -16,9 +16,16 @@ from edgeagent.engine.client import Prompt
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.readings import N_ROWS, N_TOP, Kind, Plain, Readings, Reference, Whole
 from edgeagent.engine.wire import HERMES
+from edgeagent.manifest import Dialect
 from edgeagent.messages import RESPOND, Call, UserMessage
 from tests.engine_kit import CONVERSATION, NAMES, POLICY, TOOLS, engine, flags, opened, prompt
-from tests.tiny_gguf import write_tiny
+from tests.tiny_gguf import (
+    CONTROL,
+    HERMES_TEMPLATE,
+    LLAMA_TEMPLATE,
+    MISTRAL_TEMPLATE,
+    write_tiny,
+)
 
 TEXT = "I would like to change my flight to the one in the morning, please. " * 6
 LOOKUP = Call("call_1", "get_reservation_details", {"reservation_id": "ABC123"})
@@ -101,6 +108,20 @@ def test_the_grammar_is_followed_along_a_call(call: Call, tmp_path: Path) -> Non
         token = path.tokens[choice.at]
         assert choice.mask[token >> 3] >> (token & 7) & 1
         at = choice.at
+
+
+@pytest.mark.parametrize(
+    "template", [HERMES_TEMPLATE, LLAMA_TEMPLATE, MISTRAL_TEMPLATE], ids=["hermes", "llama", "ids"]
+)
+@pytest.mark.parametrize("calls", ["one", "parallel_or_text"])
+def test_a_call_is_read_in_every_dialect(template: str, calls: str, tmp_path: Path) -> None:
+    control = (*CONTROL, "<|sep|>", "[TOOL_CALLS]")
+    path = write_tiny(tmp_path / "tiny.gguf", template=template, control=control)
+    with engine(path, Dialect(calls=calls), n_outputs=N_ROWS) as made:
+        made.start()
+        found = meter.read(made, Reference(prompt("Hello"), BOOKING))
+    assert not found.is_cut
+    assert set(found.kinds) == {Kind.NAME, Kind.ARGUMENTS}
 
 
 def test_places_of_a_call_are_told_apart(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from itertools import chain
 from llguidance import LLMatcher
 
 from edgeagent.engine.vocabulary import Vocabulary
-from edgeagent.engine.wire import Wire
+from edgeagent.engine.wire import ID_SLOT, Wire
 from edgeagent.messages import Call, Json, Tool
 
 
@@ -40,13 +40,17 @@ class Choice:
 
 
 def text_of(wire: Wire, call: Call, tools: Sequence[Tool]) -> str:
-    """Return the call as the grammar wants it written, keys in the schema's order."""
+    """Return the call as the grammar wants it written, keys in the schema's order.
+
+    It ends before an id that the model would make up: that decides nothing.
+    """
     schema = next((tool.parameters for tool in tools if tool.name == call.name), {})
     separators = (wire.item_separator, wire.key_separator)
     arguments = json.dumps(
         _ordered(call.arguments, schema), ensure_ascii=False, separators=separators
     )
-    return f"{wire.before}{call.name}{wire.between}{arguments}{wire.after}"
+    after = wire.after.partition(ID_SLOT)[0]
+    return f"{wire.before}{call.name}{wire.between}{arguments}{after}"
 
 
 def trace(matcher: LLMatcher, vocabulary: Vocabulary, text: str) -> Path:
@@ -94,11 +98,11 @@ def _legal(vocabulary: Vocabulary, plan: Sequence[int], left: bytes, mask: bytes
 
 
 def _beginnings(vocabulary: Vocabulary, left: bytes) -> Iterator[int]:
-    steering = set(vocabulary.special.values())
+    # Special tokens among them: where one is legal, the template's own is meant.
     found = [
         (len(piece), token)
         for token, piece in enumerate(vocabulary.pieces)
-        if piece and token not in steering and left.startswith(piece)
+        if piece and left.startswith(piece)
     ]
     for _, token in sorted(found, key=lambda pair: (-pair[0], pair[1])):
         yield token
