@@ -34,6 +34,7 @@ VERBS = {
     "eval": "Run a model through a benchmark and score it.",
     "score": "Score given predictions; needs no model.",
     "compare": "Show what each build of a model costs and what it loses.",
+    "bench": "Show what each step of a conversation costs, beside other engines.",
     "doctor": "Check this machine and this installation.",
     "config": "Show the settings and where they come from.",
     "completion": "Print the completion script of a shell.",

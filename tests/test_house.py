@@ -48,6 +48,7 @@ STRANGERS = {("evals", "tui"), ("evals", "commands"), ("tui", "commands")}
 """Pairs that do not import each other, whichever floor they are on."""
 
 DOORS = (
+    ("edgeagent/commands/bench.py", "evals"),
     ("edgeagent/commands/chat.py", "tui"),
     ("edgeagent/commands/compare.py", "evals"),
     ("edgeagent/commands/eval", "evals"),

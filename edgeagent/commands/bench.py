@@ -1,0 +1,169 @@
+"""`edgeagent bench`: what each step of a recorded conversation costs, beside other ways.
+
+edgeagent bench -m nano
+edgeagent bench -m qwen3-1.7b.gguf --server http://127.0.0.1:8080/v1 --repetitions 5 --json
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from edgeagent import catalog, config, wiring
+from edgeagent.commands.terminal import plain
+from edgeagent.config import Config
+from edgeagent.engine.client import EngineOptions
+from edgeagent.engine.replay import Loop
+from edgeagent.errors import ConfigError, UsageError
+from edgeagent.evals import record
+from edgeagent.evals.bench import recorded as recorded_
+from edgeagent.evals.bench import report, table
+from edgeagent.evals.bench.lanes import Lane, OwnLane, ServerLane
+from edgeagent.evals.bench.run import Bench
+from edgeagent.evals.bench.server import BEST, Served
+
+AGAINST = {"plain": Loop.PLAIN, "llama-cpp-python": Loop.BINDING}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was typed."""
+
+    settings: Config
+    model: catalog.Model
+    conversation: Path
+    tools: Path | None
+    against: tuple[str, ...]
+    servers: tuple[str, ...]
+    repetitions: int
+
+
+@click.command("bench")
+@click.option("-m", "--model", help="Name, name:QUANT, or a file.")
+@click.option(
+    "--conversation",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A session's export or chat messages, JSON or one per line; else one of our own.",
+)
+@click.option(
+    "--tools",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The conversation's job_description.json; else its scenario's, or the airline desk's.",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Choice([*AGAINST, "nothing"]),
+    help="Compare with this only; may be repeated. Without it: with all.",
+)
+@click.option(
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="URL",
+    help="Compare with a running server that serves the same file; may be repeated.",
+)
+@click.option(
+    "--repetitions", type=click.IntRange(min=1), default=3, show_default=True, help="Of everything."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
+def command(
+    model: str | None,
+    conversation: Path | None,
+    tools: Path | None,
+    against: tuple[str, ...],
+    servers: tuple[str, ...],
+    repetitions: int,
+    as_json: bool,
+) -> int:
+    """Replay a recorded conversation and show what every step costs.
+
+    Calls and replies are the record's: our engine, a plain loop of one token per pass, and
+    llama-cpp-python write the same tokens. A server cannot be made to; it is stopped after as
+    many, and asked twice: as it comes, and with the best that a request can ask for. Start
+    llama-server with `--jinja -np 1 -t N` and, on processors, `-fa off`; to quote its defaults
+    start another one without and give both.
+    """
+    settings = config.load({"model.name": model})
+    if settings.model.name.startswith(("http://", "https://")):
+        raise UsageError("-m has to be a model on this machine; name the server with --server")
+    if settings.offline and servers:
+        raise ConfigError("--server needs a socket and offline opens none")
+    asked = _Asked(
+        settings,
+        catalog.resolve(settings.model.name),
+        conversation or recorded_.OURS,
+        tools,
+        tuple(dict.fromkeys(against)) or tuple(AGAINST),
+        tuple(dict.fromkeys(servers)),
+        repetitions,
+    )
+    found = recorded_.read(asked.conversation, tools)
+    with ExitStack() as stack:
+        bench = Bench(found, _lanes(asked, stack), repetitions)
+        for ended in bench.carried_out():
+            click.echo(
+                f"[{ended.repetition}/{repetitions}] {ended.lane}: {ended.ms:.0f} ms", err=True
+            )
+    made = {"model": asked.model.path.stem, **report.of(bench, _record(asked, bench.lanes))}
+    if as_json:
+        click.echo(json.dumps(made, allow_nan=False))
+        return 0
+    click.echo(plain(table.text(made)))
+    for note in made["notes"]:
+        click.echo(plain(f"note: {note}"), err=True)
+    return 0
+
+
+def _lanes(asked: _Asked, stack: ExitStack) -> list[Lane]:
+    """Return what is measured, ours first; servers have answered once when this returns."""
+    model, settings = asked.model, asked.settings.model
+    options = EngineOptions(
+        path=model.path,
+        dialect=model.manifest.dialect,
+        n_ctx=settings.n_ctx or model.manifest.n_ctx,
+        n_threads=settings.n_threads,
+        log_file=wiring.engine_log(),
+    )
+    loops = [Loop.OURS, *(AGAINST[name] for name in asked.against if name in AGAINST)]
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeagent-bench-")))
+    lanes: list[Lane] = [OwnLane(loop, options, scratch) for loop in loops]
+    for url in asked.servers:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise click.UsageError(f"--server {url!r} should look like http://127.0.0.1:8080/v1")
+        served = stack.enter_context(Served(url, _key(asked.settings, url)))
+        lanes.append(ServerLane(f"{served.host} as it comes", served, is_best=False))
+        lanes.append(ServerLane(f"{served.host} at its best", served, is_best=True))
+    return lanes
+
+
+def _key(settings: Config, url: str) -> str | None:
+    """Return the key if it was given for this server; it goes to no other."""
+    remote = settings.remote
+    is_same = urlsplit(url).netloc == urlsplit(remote.base_url or "").netloc
+    return remote.api_key.get_secret_value() if remote.api_key and is_same else None
+
+
+def _record(asked: _Asked, lanes: Sequence[Lane]) -> dict[str, Any]:
+    files = {"model": asked.model.path, "conversation": asked.conversation, "tools": asked.tools}
+    return record.make(
+        {role: path for role, path in files.items() if path is not None},
+        seed=0,
+        settings={
+            "repetitions": asked.repetitions,
+            "lanes": [lane.name for lane in lanes],
+            "n_ctx": asked.settings.model.n_ctx or asked.model.manifest.n_ctx,
+            "n_threads": asked.settings.model.n_threads,
+            "best": BEST if asked.servers else None,
+        },
+    )

@@ -1,0 +1,1 @@
+"""What a step of a recorded conversation costs, beside other ways of computing it."""

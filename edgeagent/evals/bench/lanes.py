@@ -1,0 +1,155 @@
+"""The ways of answering that are measured side by side, each a process or a server of its own.
+
+A lane is opened, brought to where it is ready to answer, and replays every step of the record.
+Knows no ratios and no tables.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from edgeagent.engine import replay
+from edgeagent.engine.client import EngineOptions, Prompt
+from edgeagent.engine.replay import Cost, Loop
+from edgeagent.errors import ContextFull, EvaluationError
+from edgeagent.evals.bench.recorded import Recorded
+from edgeagent.evals.bench.server import Served
+
+Script: TypeAlias = Sequence[tuple[int, ...]]
+"""The tokens of each step's call; empty before our engine has written them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From nothing to the first token of the first answer."""
+
+    load_ms: float | None
+    """Start of the process and loading the model; None for a server, which is running."""
+    prefix_ms: float
+    """Bringing policy and tools into the context."""
+    first_token_ms: float
+    """Of the first step, after that."""
+    source: str
+    """Where the prefix came from: `prefilled`, `disk`, or `unknown` on a server."""
+
+    @property
+    def total_ms(self) -> float:
+        """All of it."""
+        return (self.load_ms or 0.0) + self.prefix_ms + self.first_token_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One pass of a lane through the record."""
+
+    cold: Start | None
+    """With nothing on disk but the model."""
+    warm: Start | None
+    """With the prefix on disk; None where an engine keeps none."""
+    costs: tuple[Cost, ...]
+
+
+class Lane(Protocol):
+    """One way of answering."""
+
+    name: str
+
+    def run(self, recorded: Recorded, script: Script) -> Ran:
+        """Replay the record from a fresh start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLane:
+    """An engine on this machine, in a process of its own."""
+
+    loop: Loop
+    options: EngineOptions
+    """Without a folder for prefixes."""
+    scratch: Path
+    """An empty folder for them; ours are kept nowhere else, so that each cold start is cold."""
+    n_runs: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def name(self) -> str:
+        """The loop's."""
+        return self.loop.value
+
+    def run(self, recorded: Recorded, script: Script) -> Ran:
+        """Replay the record in a fresh process; ours starts twice, cold and then warm.
+
+        Raises:
+            EvaluationError: a step does not fit into the context.
+            ModelLoadError, TemplateError, SchemaRefused, EngineError: as the engine says.
+        """
+        if self.loop is not Loop.OURS:
+            start, costs = self._replayed(recorded, script, self.options)
+            return Ran(start, None, costs)
+        self.n_runs[0] += 1
+        kept = replace(self.options, cache_dir=self.scratch / str(self.n_runs[0]))
+        cold, _ = self._replayed(replace(recorded, steps=recorded.steps[:1]), script, kept)
+        warm, costs = self._replayed(recorded, script, kept)
+        return Ran(cold, warm, costs)
+
+    def _replayed(
+        self, recorded: Recorded, script: Script, options: EngineOptions
+    ) -> tuple[Start, tuple[Cost, ...]]:
+        begun = time.perf_counter()
+        with closing(replay.opened(options, self.loop)) as engine:
+            engine.start()
+            loaded = time.perf_counter()
+            for _ in engine.warm(recorded.policy, recorded.tools, threading.Event()):
+                pass
+            warmed = time.perf_counter()
+            source = engine.facts.prefix_source if engine.facts else "none"
+            costs = []
+            for number, step in enumerate(recorded.steps):
+                prompt = Prompt(recorded.policy, recorded.tools, step.conversation)
+                tokens = script[number] if script else ()
+                try:
+                    costs.append(replay.replay(engine, self.loop, prompt, step.call, tokens))
+                except ContextFull as full:
+                    raise EvaluationError(
+                        f"step {number + 1} of the conversation does not fit: {full.n_prompt} "
+                        f"tokens and {full.n_reserve} for the answer, but the context holds "
+                        f"{full.n_ctx}; give a shorter conversation or raise model.n_ctx"
+                    ) from full
+        start = Start(
+            (loaded - begun) * 1000, (warmed - loaded) * 1000, costs[0].first_token_ms, source
+        )
+        return start, tuple(costs)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLane:
+    """A running server under one set of request settings."""
+
+    name: str
+    served: Served
+    is_best: bool
+
+    def run(self, recorded: Recorded, script: Script) -> Ran:
+        """Ask the server for every step; what it had read before is the server's own affair.
+
+        Raises:
+            RemoteError: it does not answer, or not as it should.
+        """
+        begun = time.perf_counter()
+        self.served.warm(recorded.policy, recorded.tools, is_best=self.is_best)
+        warmed = time.perf_counter()
+        costs = tuple(
+            self.served.ask(
+                Prompt(recorded.policy, recorded.tools, step.conversation),
+                len(tokens),
+                is_best=self.is_best,
+            )
+            for step, tokens in zip(recorded.steps, script, strict=True)
+        )
+        start = Start(None, (warmed - begun) * 1000, costs[0].first_token_ms, "unknown")
+        return Ran(start, None, costs)

@@ -1,0 +1,190 @@
+"""What came of a bench, as one document: costs per step, sums, starts, memory, and ratios.
+
+Times are in milliseconds, every one as median, smallest and largest of the repetitions; a ratio
+is ours divided by theirs, taken within each repetition.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgeagent.engine.replay import Cost
+from edgeagent.evals.bench import spread
+from edgeagent.evals.bench.lanes import Ran, Start
+from edgeagent.evals.bench.run import Bench
+from edgeagent.evals.bench.spread import Spread
+from edgeagent.messages import RESPOND, Json, UserMessage
+
+NOISY = 0.1
+"""Sums that spread wider than this share of their median carry a note."""
+BUSY = 0.25
+"""Load per processor, before we began, from which other work is to be reckoned with."""
+GROUPS = ("calls", "replies", "all")
+
+
+def of(bench: Bench, record: Mapping[str, Any]) -> dict[str, Json]:
+    """Return the document, for `json.dumps`; `record` is of `evals.record`."""
+    ours = bench.found[bench.lanes[0].name]
+    lanes = [_lane(bench, lane.name, bench.found[lane.name], ours) for lane in bench.lanes]
+    return {
+        "repetitions": bench.n_repetitions,
+        "steps": [
+            {"step": number, "call": step.call.name, "n_tokens": len(tokens)}
+            for number, (step, tokens) in enumerate(
+                zip(bench.recorded.steps, bench.script, strict=True), start=1
+            )
+        ],
+        "n_turns": _n_turns(bench),
+        "lanes": lanes,
+        "load_average": bench.load,
+        "notes": [*_notes(bench, lanes), *_of_servers(bench)],
+        "record": dict(record),
+    }
+
+
+def _lane(bench: Bench, name: str, ran: Sequence[Ran], ours: Sequence[Ran]) -> dict[str, Json]:
+    peaks = [[cost.peak_bytes for cost in one.costs if cost.peak_bytes] for one in ran]
+    return {
+        "name": name,
+        "cold": _start([one.cold for one in ran]),
+        "warm": _start([one.warm for one in ran]),
+        "warm_to_cold": _ratio(
+            [one.warm.total_ms for one in ran if one.warm and one.cold],
+            [one.cold.total_ms for one in ran if one.warm and one.cold],
+        ),
+        "peak_bytes": spread.of([max(peak) for peak in peaks]).as_json() if all(peaks) else None,
+        "steps": [
+            _step(number, bench, ran, None if ran is ours else ours)
+            for number in range(len(bench.script))
+        ],
+        "sums": {
+            group: _sum(_members(bench, group), bench, ran, None if ran is ours else ours)
+            for group in GROUPS
+        },
+        "turn_ms": spread.of(
+            [sum(_totals(bench, one)) / _n_turns(bench) for one in ran]
+        ).as_json(),
+    }  # fmt: skip
+
+
+def _step(
+    number: int, bench: Bench, ran: Sequence[Ran], ours: Sequence[Ran] | None
+) -> dict[str, Json]:
+    costs = [one.costs[number] for one in ran]
+    last = costs[-1]
+
+    def ms(of: Callable[[Cost], float]) -> Json:
+        return spread.of([of(cost) for cost in costs]).as_json()
+
+    totals = [_totals(bench, one)[number] for one in ran]
+    return {
+        "step": number + 1,
+        "n_prompt": last.n_prompt,
+        "n_prefilled": last.n_prefilled,
+        "n_decoded": last.n_decoded,
+        "n_sampled": last.n_sampled,
+        "n_forced": last.n_decoded - last.n_sampled,
+        "n_drafted": last.n_drafted,
+        "n_passes": last.n_passes,
+        "prefill_ms": ms(lambda cost: cost.prefill_ms),
+        "decode_ms": ms(lambda cost: cost.decode_ms),
+        "first_token_ms": ms(lambda cost: cost.first_token_ms),
+        "total_ms": spread.of(totals).as_json(),
+        "ratio": _ratio([_totals(bench, one)[number] for one in ours], totals) if ours else None,
+    }
+
+
+def _sum(
+    members: Sequence[int], bench: Bench, ran: Sequence[Ran], ours: Sequence[Ran] | None
+) -> dict[str, Json] | None:
+    if not members:
+        return None
+
+    def sums(runs: Sequence[Ran]) -> list[float]:
+        return [sum(_totals(bench, one)[number] for number in members) for one in runs]
+
+    return {
+        "n_steps": len(members),
+        "total_ms": spread.of(sums(ran)).as_json(),
+        "ratio": _ratio(sums(ours), sums(ran)) if ours else None,
+    }
+
+
+def _totals(bench: Bench, ran: Ran) -> list[float]:
+    """Return each step's time, writing as many tokens as the record has.
+
+    Only a server writes another number, which its decoding is scaled from.
+    """
+    return [
+        cost.prefill_ms + cost.decode_ms * (len(tokens) / cost.n_decoded if cost.n_decoded else 1)
+        for cost, tokens in zip(ran.costs, bench.script, strict=True)
+    ]
+
+
+def _members(bench: Bench, group: str) -> list[int]:
+    return [
+        number
+        for number, step in enumerate(bench.recorded.steps)
+        if group == "all" or (step.call.name == RESPOND) == (group == "replies")
+    ]
+
+
+def _start(starts: Sequence[Start | None]) -> dict[str, Json] | None:
+    there = [start for start in starts if start is not None]
+    if not there:
+        return None
+    loads = [start.load_ms for start in there if start.load_ms is not None]
+    return {
+        "source": there[-1].source,
+        "load_ms": spread.of(loads).as_json() if loads else None,
+        "prefix_ms": spread.of([start.prefix_ms for start in there]).as_json(),
+        "first_token_ms": spread.of([start.first_token_ms for start in there]).as_json(),
+        "total_ms": spread.of([start.total_ms for start in there]).as_json(),
+    }
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Json] | None:
+    found: Spread | None = spread.ratios(ours, theirs) if theirs else None
+    return found.as_json() if found else None
+
+
+def _n_turns(bench: Bench) -> int:
+    last = bench.recorded.steps[-1].conversation
+    return max(1, sum(isinstance(message, UserMessage) for message in last))
+
+
+def _notes(bench: Bench, lanes: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    before = bench.load[0] if bench.load else None
+    if before is not None and before > BUSY * (n_cpus or 1):
+        notes.append(
+            f"the machine had other work: load average {before:.2f} on {n_cpus} processors "
+            "before the first run; these times are not those of a quiet machine"
+        )
+    for lane in lanes:
+        total = Spread(**lane["sums"]["all"]["total_ms"])
+        if total.width > NOISY:
+            notes.append(
+                f"{lane['name']}: the sum of all steps spreads over {total.width:.0%} of its median"
+            )
+    if bench.n_repetitions == 1:
+        notes.append("one repetition has no spread; --repetitions 3 or more shows the noise")
+    return notes
+
+
+def _of_servers(bench: Bench) -> list[str]:
+    """Return where a server did not do the same work, which nothing can make it do."""
+    notes = []
+    for lane in bench.lanes:
+        costs = bench.found[lane.name][-1].costs
+        written = sum(cost.n_decoded for cost in costs)
+        wanted = sum(map(len, bench.script))
+        if written != wanted:
+            notes.append(
+                f"{lane.name} wrote {written} tokens of its own where the record has {wanted}; "
+                "its totals and ratios are scaled to the record's, step by step"
+            )
+    return notes
