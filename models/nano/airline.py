@@ -19,6 +19,8 @@ from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episo
 from models.nano import template, values
 from models.nano.dialogue import Dialogue
 
+DRILLED = ("book", "add_bags", "passenger", "upgrade", "change_")
+"""Beginnings of the kinds of wishes that end in a write with many arguments."""
 SHARE_RENAMED = 0.6
 """Of the lessons, those whose people get invented names: the world has a few hundred of its own."""
 SHARE_WITH_REPLY = 0.2
@@ -34,12 +36,25 @@ _NAME = re.compile(
 
 
 def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
-    """Yield `n` lessons; in one of eight the tools stand in another order.
+    """Return `n` lessons; in one of eight the tools stand in another order.
 
     Lessons to train on have invented names in most cases, held-out ones never.
     """
-    rng = Random(seed)
-    for episode in episodes(seed, n, split):
+    return _varied(episodes(seed, n, split), Random(seed), split)
+
+
+def drill(seed: int, n: int) -> Iterator[Dialogue]:
+    """Yield the lessons among `n` episodes that book or change something, about four in ten."""
+    hard = (
+        episode
+        for episode in episodes(seed, n, "train")
+        if any(wish.kind.startswith(DRILLED) for wish in episode.goal.wishes)
+    )
+    return _varied(hard, Random(seed), "train")
+
+
+def _varied(lessons: Iterable[Episode], rng: Random, split: Split) -> Iterator[Dialogue]:
+    for episode in lessons:
         dialogue = dialogue_of(episode)
         if split == "train" and rng.random() < SHARE_RENAMED:
             dialogue = renamed(dialogue, rng)

@@ -104,6 +104,9 @@ def main() -> None:
     parser.add_argument(
         "--openings", type=int, default=0, help="episodes to take only the start of"
     )
+    parser.add_argument(
+        "--drill", type=int, default=0, help="episodes to take only those from that write much"
+    )
     parser.add_argument("--tokens", type=int, default=512, help="longest window")
     parser.add_argument("--shards", default="shards", help="folder under work/")
     parser.add_argument("--seed", type=int, default=1)
@@ -113,11 +116,13 @@ def main() -> None:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
     if options.tau:
         write("tau", tau.dialogues(options.tau), folder, options.tokens, seed)
-    if options.airline or options.openings:
+    if options.airline or options.openings or options.drill:
         # The simulator is imported on use: it needs the package, the other sources do not.
         from models.nano import airline
     if options.airline:
         write("airline", airline.dialogues(seed, options.airline), folder, options.tokens, seed)
+    if options.drill:
+        write("drill", airline.drill(seed, options.drill), folder, options.tokens, seed)
     if options.openings:
         write("openings", airline.openings(seed, options.openings), folder, options.tokens, seed)
     if options.sgd:
