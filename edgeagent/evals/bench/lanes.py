@@ -58,7 +58,10 @@ class Ran:
 class Lane(Protocol):
     """One way of answering."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As a person tells it from the others."""
+        ...
 
     def run(self, recorded: Recorded, script: Script) -> Ran:
         """Replay the record from a fresh start."""
