@@ -246,6 +246,8 @@ def test_the_document_holds_every_engine_step_and_repetition(tiny: Path, tmp_pat
     assert {lane["sums"][key]["ratio"]["n"] for lane in made["lanes"][1:] for key in
             ("calls", "replies", "all")} == {2}  # fmt: skip
     assert ours["sums"]["calls"]["n_steps"] == 2
+    assert all(lane["sums"]["all"]["cpu_ratio"]["median"] > 0 for lane in (plain, binding))
+    assert as_it_comes["sums"]["all"]["cpu_ratio"] is None
     assert as_it_comes["steps"][0]["n_decoded"] == 10
     assert any("wrote 60 tokens of its own" in note for note in made["notes"])
     assert made["record"]["settings"]["best"] == BEST

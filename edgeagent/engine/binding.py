@@ -111,9 +111,9 @@ class Binding:
         """
         before = self._llama.input_ids[: self._llama.n_tokens].tolist()
         script = _Script(tokens)
-        started = time.perf_counter()
+        cpu, started = time.process_time(), time.perf_counter()
         self._asked(prompt, script, len(tokens))
-        ended = time.perf_counter()
+        cpu, ended = time.process_time() - cpu, time.perf_counter()
         n_prompt = len(script.prompt)
         written = self._llama.input_ids[n_prompt : self._llama.n_tokens].tolist()
         # The last token is chosen and never read.
@@ -134,6 +134,7 @@ class Binding:
             n_drafted=0,
             decode_ms=(ended - first) * 1000,
             first_token_ms=(first - started) * 1000,
+            cpu_ms=cpu * 1000,
             peak_bytes=peak_bytes(),
             tokens=tuple(tokens),
         )

@@ -49,6 +49,9 @@ class Cost:
     decode_ms: float
     first_token_ms: float
     """From the request to the first token that was chosen."""
+    cpu_ms: float | None = None
+    """Processor time of the step, all threads together; what other programs do changes it
+    little. None where the engine is not on this machine."""
     n_passes: int | None = None
     """Forward passes; None where the engine does not tell."""
     peak_bytes: int | None = None

@@ -100,7 +100,7 @@ class Replayer(Worker):
         asked = self._writer.tokens(prompt)
         self._scripted.script = asked + tokens
         rule = StepRule(names, None, None, len(tokens) + RESERVE)
-        started = time.perf_counter()
+        cpu, started = time.process_time(), time.perf_counter()
         first = 0.0
         done: StepDone | None = None
         for said in self.step(prompt, rule):
@@ -110,6 +110,7 @@ class Replayer(Worker):
                 case StepDone():
                     done = said
                     ended = time.perf_counter() - started
+                    cpu = time.process_time() - cpu
                 case _:
                     pass
         assert done is not None, "a step ends with StepDone"
@@ -128,6 +129,7 @@ class Replayer(Worker):
             n_drafted=getattr(usage, "n_drafted", 0),
             decode_ms=usage.decode_ms,
             first_token_ms=first * 1000,
+            cpu_ms=cpu * 1000,
             peak_bytes=peak_bytes(),
             tokens=tuple(tokens),
         )
@@ -135,7 +137,7 @@ class Replayer(Worker):
     def _plain(self, prompt: Prompt, tokens: list[int], names: frozenset[str]) -> Cost:
         """Write the call one token per pass, every token chosen under the grammar's mask."""
         context = self._scripted
-        started = time.perf_counter()
+        cpu, started = time.process_time(), time.perf_counter()
         asked = self._writer.tokens(prompt)
         context.script = asked + tokens
         if len(asked) + len(tokens) + RESERVE > context.n_ctx:
@@ -158,6 +160,7 @@ class Replayer(Worker):
             if not matcher.is_stopped():
                 self._pass([token], logits=True)
         ended = time.perf_counter()
+        cpu = time.process_time() - cpu
         if written != tokens:
             raise EngineError("the plain loop did not write the recorded call")
         return Cost(
@@ -169,6 +172,7 @@ class Replayer(Worker):
             n_drafted=0,
             decode_ms=(ended - prefilled) * 1000,
             first_token_ms=(chosen - started) * 1000,
+            cpu_ms=cpu * 1000,
             peak_bytes=peak_bytes(),
             tokens=tuple(written),
         )

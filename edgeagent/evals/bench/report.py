@@ -92,6 +92,7 @@ def _step(
         "decode_ms": ms(lambda cost: cost.decode_ms),
         "first_token_ms": ms(lambda cost: cost.first_token_ms),
         "total_ms": spread.of(totals).as_json(),
+        "cpu_ms": _cpu([number], ran, spread.of),
         "ratio": _ratio([_totals(bench, one)[number] for one in ours], totals) if ours else None,
     }
 
@@ -109,7 +110,25 @@ def _sum(
         "n_steps": len(members),
         "total_ms": spread.of(sums(ran)).as_json(),
         "ratio": _ratio(sums(ours), sums(ran)) if ours else None,
-    }
+        "cpu_ms": _cpu(members, ran, spread.of),
+        "cpu_ratio": ours and _cpu(
+            members, ran, lambda theirs: spread.ratios(_cpu_sums(members, ours), theirs)
+        ),
+    }  # fmt: skip
+
+
+def _cpu(
+    members: Sequence[int], ran: Sequence[Ran], of: Callable[[Sequence[float]], Spread | None]
+) -> dict[str, Json] | None:
+    """Return what `of` makes of the processor times; None where a server spent them."""
+    sums = _cpu_sums(members, ran)
+    made = of(sums) if len(sums) == len(ran) else None
+    return made.as_json() if made else None
+
+
+def _cpu_sums(members: Sequence[int], ran: Sequence[Ran]) -> list[float]:
+    spent = [[one.costs[number].cpu_ms for number in members] for one in ran]
+    return [sum(filter(None, times)) for times in spent if None not in times]
 
 
 def _totals(bench: Bench, ran: Ran) -> list[float]:

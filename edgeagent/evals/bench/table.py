@@ -13,7 +13,7 @@ STEP_HEAD = (
 )  # fmt: skip
 SUM_HEAD = (
     "engine", "cold ms", "warm ms", "peak MB", "turn ms", "calls ms", "replies ms", "all ms",
-    "ours/calls", "ours/replies", "ours/all", "low", "high",
+    "ours/calls", "ours/replies", "ours/all", "low", "high", "cpu ms", "ours/cpu",
 )  # fmt: skip
 
 
@@ -56,6 +56,8 @@ def _sums(lane: Mapping[str, Any]) -> tuple[str, ...]:
         *(_ratio(ratio[key]) for key in ("calls", "replies", "all")),
         _ratio(ratio["all"], "low"),
         _ratio(ratio["all"], "high"),
+        _ms(sums["all"]["cpu_ms"]),
+        _ratio(sums["all"]["cpu_ratio"]),
     )
 
 
