@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeagent.evals.compare import page, table
-from edgeagent.evals.compare.plots import Axis, Point, Rule, scatter
+from edgeagent.evals.compare.plots import Axis, Plot, Point, Rule, scatter
 
 HOSTILE = '<script>alert("x")</script> & </pre> ${x}'
 
@@ -148,7 +149,7 @@ def boxes(plot: str, kind: str) -> list[tuple[float, float, str]]:
 
 def test_labels_of_builds_that_are_close_do_not_lie_on_each_other() -> None:
     points = [Point(f"Q{n}_K_M", 5 + n / 100, 95.0, 92.0, 97.0) for n in range(5)]
-    found = boxes(scatter("t", points, Axis("x", least=0), Axis("y")), "label")
+    found = boxes(scatter(Plot("t", "c", points, Axis("x", least=0), Axis("y"))), "label")
     assert len(found) == 5
     for index, (x, y, text) in enumerate(found):
         for other_x, other_y, other in found[index + 1 :]:
@@ -166,7 +167,7 @@ def test_labels_of_builds_that_are_close_do_not_lie_on_each_other() -> None:
 )
 def test_ticks_of_a_log_axis_are_round(values: tuple[float, float], expected: list[str]) -> None:
     points = [Point("p", n, value) for n, value in enumerate(values)]
-    plot = scatter("t", points, Axis("x"), Axis("y", is_log=True))
+    plot = scatter(Plot("t", "c", points, Axis("x"), Axis("y", is_log=True)))
     ticks = [text for x, _, text in boxes(plot, "tick") if x < 80]
     assert set(expected) <= set(ticks)
     assert len(ticks) <= 9
@@ -175,7 +176,25 @@ def test_ticks_of_a_log_axis_are_round(values: tuple[float, float], expected: li
 @pytest.mark.parametrize("values", [(0.0, 0.0), (5.0, 5.0), (-3.0, 4.0), (0.0, 1e9), (1e-9, 2e-9)])
 def test_an_axis_holds_any_values(values: tuple[float, float]) -> None:
     points = [Point(str(n), value, value) for n, value in enumerate(values)]
-    plot = scatter("t", points, Axis("x"), Axis("y"), [Rule("r", values[0], is_upright=True)])
+    plot = scatter(
+        Plot("t", "c", points, Axis("x"), Axis("y"), [Rule("r", values[0], is_upright=True)])
+    )
     assert "nan" not in plot
     assert "inf" not in plot
     ET.fromstring(plot)
+
+
+def test_plots_become_pictures_where_the_extra_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the report extra")
+    from edgeagent.evals.compare import pictures
+
+    points = [Point("F16", 17.1, 90.0, 85.0, 94.0, is_base=True), Point("Q4_K_M", 5.8, 88.0)]
+    plots = [
+        Plot("Size", "c", points, Axis("MB", least=0), Axis("right, %"), [Rule("", 90, False)]),
+        Plot("Speed", "c", points[1:], Axis("tokens/s"), Axis("KLD", is_log=True)),
+    ]
+    folder = tmp_path / "report"
+    folder.mkdir()
+    paths = pictures.write(plots, folder)
+    assert sorted(folder.iterdir()) == paths
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

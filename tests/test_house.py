@@ -63,6 +63,7 @@ ROOMS = {
     "textual": ("edgeagent/tui/",),
     "huggingface_hub": ("edgeagent/hub.py",),
     "torch": ("models/",),
+    "matplotlib": ("edgeagent/evals/compare/pictures.py",),
     "tokenizers": ("models/",),
     "gguf": ("convert/", "edgeagent/engine/", "edgeagent/commands/", "models/nano/restart.py"),
 }

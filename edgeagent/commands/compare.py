@@ -23,7 +23,7 @@ from edgeagent.errors import UsageError
 from edgeagent.evals import record
 from edgeagent.evals.compare import builds as builds_
 from edgeagent.evals.compare import material as material_
-from edgeagent.evals.compare import page, report, table
+from edgeagent.evals.compare import page, pictures, report, table
 from edgeagent.evals.compare.cache import Cache
 from edgeagent.evals.compare.run import Begun, Comparison, Ended, Happened, Plan
 from edgeagent.evals.compare.suites import SUITES, references
@@ -211,6 +211,8 @@ def _write(made: Mapping[str, Any], out: Path) -> None:
             os.replace(partial, out / name)
         except OSError as exc:
             raise UsageError(f"cannot write {out / name}: {exc.strerror or exc}") from exc
+    if pictures.can_draw():
+        pictures.write(page.plots(made), out)
 
 
 def _markdown(made: Mapping[str, Any]) -> str:

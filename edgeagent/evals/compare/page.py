@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from edgeagent.evals.compare import table
-from edgeagent.evals.compare.plots import Axis, Point, Rule, scatter
+from edgeagent.evals.compare.plots import Axis, Plot, Point, Rule, scatter
 
 MAX_P = 0.05
 """Below this, after Holm's correction, flips count as shown."""
@@ -129,7 +129,8 @@ def _counted(test: Mapping[str, Any], delta: Mapping[str, Any] | None) -> str:
     return f"{counts}{span}, p = {table.number(test['p_holm'], 2)}"
 
 
-def _plots(report: Mapping[str, Any]) -> Iterator[str]:
+def plots(report: Mapping[str, Any]) -> list[Plot]:
+    """Return the report's plots: size against each score, speed against each divergence."""
     made = [
         *(
             _by_size(report, suite, score)
@@ -139,12 +140,20 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
         _by_speed(report, "calls", "KLD where a call is decided, nats"),
         _by_speed(report, "text", "KLD on the text, nats"),
     ]
-    found = [figure for figure in made if figure]
-    if found:
-        yield f'<h2>Plots</h2><div class="plots">{"".join(found)}</div>'
+    return [plot for plot in made if plot.points]
 
 
-def _by_size(report: Mapping[str, Any], suite: str, score: str) -> str:
+def _plots(report: Mapping[str, Any]) -> Iterator[str]:
+    figures = [
+        f"<figure><figcaption><b>{escape(plot.title)}</b><br>{escape(plot.caption)}</figcaption>"
+        f"{scatter(plot)}</figure>"
+        for plot in plots(report)
+    ]
+    if figures:
+        yield f'<h2>Plots</h2><div class="plots">{"".join(figures)}</div>'
+
+
+def _by_size(report: Mapping[str, Any], suite: str, score: str) -> Plot:
     points = []
     for build in report["builds"]:
         found = build["suites"].get(suite, {"scores": {}})["scores"].get(score)
@@ -153,19 +162,19 @@ def _by_size(report: Mapping[str, Any], suite: str, score: str) -> str:
             about = f"{build['label']}: {value:.1f} % [{low:.1f}, {high:.1f}]"
             size = build["size_bytes"] / 1e6
             points.append(Point(build["label"], size, value, low, high, build["is_base"], about))
-    if not points:
-        return ""
     rules = [Rule("", p.y, is_upright=False) for p in points if p.is_base]
     words = table.spelled(score)
-    title = f"Size against accuracy: {suite}, {words}"
-    drawn = scatter(
-        title, points, Axis("size of the file, MB", least=0), Axis(f"{words}, %"), rules
+    return Plot(
+        f"Size against accuracy: {suite}, {words}",
+        "To the left and up is better. Bars are 95 % intervals, the dashed line is the base.",
+        points,
+        Axis("size of the file, MB", least=0),
+        Axis(f"{words}, %"),
+        rules,
     )
-    caption = "To the left and up is better. Bars are 95 % intervals, the dashed line is the base."
-    return _figure(title, caption, drawn)
 
 
-def _by_speed(report: Mapping[str, Any], part: str, axis: str) -> str:
+def _by_speed(report: Mapping[str, Any], part: str, axis: str) -> Plot:
     points, rules = [], []
     for build in report["builds"]:
         speed, found = build["decode_per_s"], build[part]
@@ -176,23 +185,13 @@ def _by_speed(report: Mapping[str, Any], part: str, axis: str) -> str:
         elif found.get("kld"):
             about = f"{build['label']}: {table.number(found['kld'])} nats, {speed:,.0f} tokens/s"
             points.append(Point(build["label"], speed, found["kld"], about=about))
-    if not points:
-        return ""
-    title = f"Speed against divergence, {part}"
-    drawn = scatter(
-        title,
+    return Plot(
+        f"Speed against divergence, {part}",
+        "To the right and down is better; the base has no divergence.",
         points,
         Axis("tokens written per second", write=lambda value: f"{value:,g}"),
         Axis(axis, is_log=True),
         rules,
-    )
-    return _figure(title, "To the right and down is better; the base has no divergence.", drawn)
-
-
-def _figure(title: str, caption: str, drawn: str) -> str:
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b><br>{escape(caption)}</figcaption>"
-        f"{drawn}</figure>"
     )
 
 

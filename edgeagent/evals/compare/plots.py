@@ -56,10 +56,22 @@ class Rule:
     is_upright: bool
 
 
-def scatter(
-    title: str, points: Sequence[Point], x: Axis, y: Axis, rules: Sequence[Rule] = ()
-) -> str:
-    """Return the plot as an `<svg>` element; every point must lie on both axes."""
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Everything that a plot shows, however it is drawn."""
+
+    title: str
+    caption: str
+    points: Sequence[Point]
+    """Not empty; every point lies on both axes."""
+    x: Axis
+    y: Axis
+    rules: Sequence[Rule] = ()
+
+
+def scatter(plot: Plot) -> str:
+    """Return the plot as an `<svg>` element."""
+    title, points, x, y, rules = plot.title, plot.points, plot.x, plot.y, plot.rules
     xs = [*(p.x for p in points), *(rule.at for rule in rules if rule.is_upright)]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     ys += [rule.at for rule in rules if not rule.is_upright]
