@@ -105,7 +105,7 @@ def command(
         conversation or recorded_.OURS,
         tools,
         tuple(dict.fromkeys(against)) or tuple(AGAINST),
-        tuple(dict.fromkeys(servers)),
+        tuple(dict.fromkeys(url.rstrip("/") for url in servers)),
         repetitions,
     )
     found = recorded_.read(asked.conversation, tools)
@@ -142,8 +142,10 @@ def _lanes(asked: _Asked, stack: ExitStack) -> list[Lane]:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise click.UsageError(f"--server {url!r} should look like http://127.0.0.1:8080/v1")
         served = stack.enter_context(Served(url, _key(asked.settings, url)))
-        lanes.append(ServerLane(f"{served.host} as it comes", served, is_best=False))
-        lanes.append(ServerLane(f"{served.host} at its best", served, is_best=True))
+        # Two servers may stand behind one host.
+        label = f"{served.host}{urlsplit(url).path}"
+        lanes.append(ServerLane(f"{label} as it comes", served, is_best=False))
+        lanes.append(ServerLane(f"{label} at its best", served, is_best=True))
     return lanes
 
 
