@@ -25,7 +25,7 @@ from edgeagent.errors import (
 )
 from edgeagent.evals import distil
 from edgeagent.evals.rows import EXACT, Options, Progress, Row
-from edgeagent.evals.transcripts import Pair, as_text, last_turn
+from edgeagent.evals.transcripts import Pair, as_text
 from edgeagent.messages import DEFER, Conversation, Tool
 from edgeagent.wiring import Local
 
@@ -168,7 +168,7 @@ def _row(pair: Pair, desk: Desk, done: StepDone | None, notes: list[str], ms: fl
         },
         prediction=prediction,
         reference=pair.reference,
-        prompt=as_text(last_turn(pair.conversation)),
+        prompt=as_text(pair.conversation),
         n_tokens=done.usage.n_decoded if done else 0,
         ms=ms,
         note="; ".join(notes),

@@ -34,7 +34,7 @@ class Row:
     """As it was scored."""
     reference: str
     prompt: str
-    """What the model had read last, for a person who looks at the row."""
+    """The conversation that the model was to go on with, for a person who looks at the row."""
     n_tokens: int
     """Tokens the model wrote."""
     ms: float

@@ -183,8 +183,3 @@ def as_text(conversation: Conversation) -> str:
             case _:
                 assert_never(message)
     return "\n".join(lines)
-
-
-def last_turn(conversation: Conversation) -> Conversation:
-    """Return what happened since the customer's last message, that one included."""
-    return history.without_oldest(conversation, max(0, history.n_turns(conversation) - 1))

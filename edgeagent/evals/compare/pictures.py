@@ -51,7 +51,10 @@ def write(plots: Sequence[Plot], folder: Path) -> list[Path]:
         for rule in plot.rules:
             line = axes.axvline if rule.is_upright else axes.axhline
             line(rule.at, linestyle="--", color="grey", linewidth=1, label=rule.label or None)
-        axes.set_xlim(left=plot.x.least)
+        # Room for the label beside the last point.
+        axes.margins(x=0.14, y=0.1)
+        if plot.x.least is not None:
+            axes.set_xlim(left=plot.x.least)
         path = folder / f"plot-{number}.png"
         partial = path.with_suffix(".part")
         figure.savefig(partial, format="png", dpi=DPI)
