@@ -198,7 +198,12 @@ def _record(plan: Plan, text: Path | None) -> dict[str, Any]:
 
 
 def _write(made: Mapping[str, Any], out: Path) -> None:
-    """Write page and table, and last the document that says that they are whole."""
+    """Write pictures, page and table, and last the document that says that they are whole."""
+    if pictures.can_draw():
+        try:
+            pictures.write(page.plots(made), out)
+        except OSError as exc:
+            raise UsageError(f"cannot write plots in {out}: {exc.strerror or exc}") from exc
     texts = {
         "report.html": page.of(made),
         "report.md": _markdown(made),
@@ -211,8 +216,6 @@ def _write(made: Mapping[str, Any], out: Path) -> None:
             os.replace(partial, out / name)
         except OSError as exc:
             raise UsageError(f"cannot write {out / name}: {exc.strerror or exc}") from exc
-    if pictures.can_draw():
-        pictures.write(page.plots(made), out)
 
 
 def _markdown(made: Mapping[str, Any]) -> str:

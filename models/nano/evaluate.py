@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 import tokenizers
 import torch
 
+from edgeagent.evals.intervals import wilson
 from models.nano import augment, sgd, template
 from models.nano.dialogue import Dialogue
 from models.nano.model import Nano, Shape
@@ -105,10 +105,8 @@ def interval(n_right: int, n: int) -> str:
     """Return the share with its Wilson interval of 95 percent."""
     if not n:
         return "-"
-    z, p = 1.96, n_right / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    wide = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return f"{p:.3f} [{middle - wide:.3f}, {middle + wide:.3f}] ({n_right}/{n})"
+    low, high = wilson(n_right, n)
+    return f"{n_right / n:.3f} [{low:.3f}, {high:.3f}] ({n_right}/{n})"
 
 
 def report(found: list[Step], threshold: float) -> str:
