@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models.nano import augment, diet, sgd, values
+from models.nano import augment, diet, sgd, tau, values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
 from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
 
@@ -383,3 +383,22 @@ def test_the_start_of_training_can_already_copy() -> None:
         best = model.logits(model.hidden(ids)).argmax(-1)
     share = (best[0, 62:-1] == ids[0, 63:]).float().mean()
     assert share > 0.8
+
+
+def test_a_recorded_airline_conversation_gets_other_people_and_ids_throughout() -> None:
+    profile = '{"name": {"first_name": "Mia", "last_name": "Li"}, "card": "credit_card_1234567"}'
+    talk = (
+        user("I am mia_li_3668, Mia Li, and I fly with HAT069"),
+        call("get_user_details", {"user_id": "mia_li_3668"}),
+        result(profile),
+        respond("Hello Mia Li, you paid with credit_card_1234567. Family?"),
+    )
+    changed = tau.varied(Dialogue("tau", (RESPOND_TOOL,), talk), Random(2)).messages
+    user_id = changed[1]["tool_calls"][0]["function"]["arguments"]["user_id"]
+    said = changed[3]["tool_calls"][0]["function"]["arguments"]["message"]
+    assert user_id != "mia_li_3668"
+    assert user_id in changed[0]["content"]
+    text = render(changed)
+    assert not any(old in text for old in ("Mia", "mia_li", "1234567", "HAT069"))
+    assert "credit_card_" in said
+    assert said.endswith("Family?")

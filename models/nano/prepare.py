@@ -21,7 +21,7 @@ from random import Random
 import numpy as np
 import tokenizers
 
-from models.nano import augment, diet, sgd, tau
+from models.nano import augment, diet, sgd, tables, tau
 from models.nano.dialogue import Dialogue
 from models.nano.windows import COPY, windows
 
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--tau", type=Path)
     parser.add_argument("--held-out", type=Path, help="TFT file whose conversations stay out")
     parser.add_argument("--diet", type=int, default=0, help="copying exercises to make")
+    parser.add_argument("--tables", type=int, default=0, help="restaurant conversations to make")
     parser.add_argument("--airline", type=int, default=0, help="simulated episodes to make")
     parser.add_argument(
         "--openings", type=int, default=0, help="episodes to take only the start of"
@@ -114,8 +115,12 @@ def main() -> None:
     folder, seed = WORK / options.shards, options.seed
     if options.diet:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
+    if options.tables:
+        write(
+            "tables", tables.dialogues(Random(seed), options.tables), folder, options.tokens, seed
+        )
     if options.tau:
-        write("tau", tau.dialogues(options.tau), folder, options.tokens, seed)
+        write("tau", tau.lessons(options.tau, Random(seed)), folder, options.tokens, seed)
     if options.airline or options.openings or options.drill:
         # The simulator is imported on use: it needs the package, the other sources do not.
         from models.nano import airline

@@ -1,7 +1,8 @@
 """Recorded airline conversations of tau-bench (MIT) in nano's messages.
 
-Only conversations that reached their goal are taken, and none of the tasks that evaluations keep
-for themselves. Refuses to know the airline's rules.
+None of the tasks that evaluations keep for themselves is taken. Conversations that missed their
+goal are: where one went wrong is not recorded, and most of their steps are as good as the others'.
+Refuses to know the airline's rules.
 
     python -m models.nano.tau DIR
 """
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
+from models.nano import values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, THINK_TOOL, TRANSFER_TOOL, Dialogue
 from models.nano.template import Message, Tool, call, respond, result, tool, user
 
@@ -72,14 +76,52 @@ def tools() -> tuple[Tool, ...]:
 
 
 def dialogues(folder: Path) -> Iterator[Dialogue]:
-    """Yield the rewarded conversations of `folder` that are free for training."""
+    """Yield the conversations of `folder` that are free for training."""
     modulus, kept = HELD_OUT
     offered = tools()
     with gzip.open(folder / "gpt4o_trajectories.jsonl.gz", "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if row["reward"] == 1.0 and row["task_id"] % modulus != kept:
+            if row["task_id"] % modulus != kept:
                 yield Dialogue("tau", offered, tuple(_messages(row["messages"])))
+
+
+def lessons(folder: Path, rng: Random, n_copies: int = 4) -> Iterator[Dialogue]:
+    """Yield every free conversation as it is and `n_copies` times with other names and ids."""
+    for dialogue in dialogues(folder):
+        yield dialogue
+        for _ in range(n_copies):
+            yield varied(dialogue, rng)
+
+
+_IDS = {
+    r"[a-z]+_[a-z]+_\d{4}": values.user_id,
+    r"(?:credit_card|gift_card|certificate)_\d{7}": values.payment_id,
+    r"HAT\d{3}": lambda rng: "HAT" + values.digits(rng, 3),
+    r"(?<![A-Z0-9])(?=[A-Z0-9]*\d)[A-Z0-9]{6}(?![A-Z0-9])": values.reservation_id,
+}
+_PAYMENTS = ("credit_card", "gift_card", "certificate")
+_NAMES = re.compile(r'"(?:first|last)_name": "([A-Za-z]+)"')
+
+
+def varied(dialogue: Dialogue, rng: Random) -> Dialogue:
+    """Return the conversation with other people's names and other ids throughout."""
+    text = json.dumps(dialogue.messages, ensure_ascii=False)
+    # What a tool answered is JSON inside JSON.
+    names = {name: values.word(rng) for name in sorted(set(_NAMES.findall(text.replace("\\", ""))))}
+    new: dict[str, str] = {}
+    for pattern, make in _IDS.items():
+        for old in sorted(set(re.findall(pattern, text)) - new.keys()):
+            new[old] = make(rng)
+            if old.startswith(_PAYMENTS):
+                # A gift card stays a gift card.
+                new[old] = old.rstrip("0123456789") + values.digits(rng, 7)
+    whole = "|".join(map(re.escape, sorted(new, key=len, reverse=True)))
+    text = re.sub(rf"(?<!\w)(?:{whole})(?!\w)", lambda m: new[m[0]], text) if whole else text
+    people = "|".join(sorted(names, key=len, reverse=True))
+    if people:
+        text = re.sub(rf"(?<![A-Za-z])(?:{people})(?![A-Za-z])", lambda m: names[m[0]], text)
+    return Dialogue(dialogue.source, dialogue.tools, tuple(json.loads(text)))
 
 
 def _messages(recorded: list[dict[str, object]]) -> Iterator[Message]:
