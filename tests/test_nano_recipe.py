@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from models.nano import augment, diet, sgd, tau, values
+from models.nano import augment, diet, retime, sgd, tau, values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
 from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
 
@@ -402,3 +402,31 @@ def test_a_recorded_airline_conversation_gets_other_people_and_ids_throughout() 
     assert not any(old in text for old in ("Mia", "mia_li", "1234567", "HAT069"))
     assert "credit_card_" in said
     assert said.endswith("Family?")
+
+
+def _reserved(time: str, day: str, *said: str) -> Dialogue:
+    arguments = {"city": "Napa", "time": time, "date": day}
+    talk = (*map(user, said), call("Reserve", arguments), result([arguments]))
+    return Dialogue("test", (RESPOND_TOOL,), talk)
+
+
+def test_another_time_of_day_is_the_same_in_words_and_in_calls() -> None:
+    changed = 0
+    for seed in range(60):
+        old = _reserved("18:30", "2019-03-09", "half past 6 in the evening", "so 6:30 pm, the 9th?")
+        new = retime.retimed(old, Random(seed)).messages
+        arguments = new[2]["tool_calls"][0]["function"]["arguments"]
+        hour, minute = map(int, arguments["time"].split(":"))
+        assert f"so {hour - 12}:{minute:02} pm" in new[1]["content"]
+        assert str(hour - 12) in new[0]["content"]
+        assert f"the {int(arguments['date'][8:])}" in new[1]["content"]
+        assert 17 <= hour < 23
+        assert f'"time": "{arguments["time"]}"' in new[3]["content"]
+        changed += arguments["time"] != "18:30" and arguments["date"] != "2019-03-09"
+    assert changed == 60
+
+
+@pytest.mark.parametrize("said", ["at noon on Friday", "in the evening, tomorrow", "soon"])
+def test_times_and_days_that_are_not_spelled_out_stay(said: str) -> None:
+    old = _reserved("12:00", "2019-03-08", said)
+    assert retime.retimed(old, Random(1)) == old

@@ -21,7 +21,7 @@ from random import Random
 import numpy as np
 import tokenizers
 
-from models.nano import augment, diet, sgd, tables, tau
+from models.nano import augment, diet, retime, sgd, tables, tau
 from models.nano.dialogue import Dialogue
 from models.nano.windows import COPY, windows
 
@@ -50,6 +50,8 @@ def schema_guided(
     requests = [turn[1] for item in free for turn in item.turns[:1]]
     for item in rng.sample(free, len(free)):
         dialogue = augment.canonical(sgd.dialogue_of(item, tools[item.split]))
+        if rng.random() < 0.7:
+            dialogue = retime.retimed(dialogue, rng)
         if rng.random() < 0.75:
             dialogue = augment.replace_values(dialogue, rng, vocabulary)
         if rng.random() < 0.04:
