@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -22,9 +24,12 @@ from edgeagent.messages import (
     UserMessage,
 )
 from edgeagent.scenarios.airline import backend
+from edgeagent.scenarios.airline.checks import Rule
 from edgeagent.scenarios.airline.records import Records
+from edgeagent.scenarios.airline.simulator import episodes as episodes_module
 from edgeagent.scenarios.airline.simulator import grammar, understanding, wanting
 from edgeagent.scenarios.airline.simulator.customer import Customer
+from edgeagent.scenarios.airline.simulator.desk import ToolRefused
 from edgeagent.scenarios.airline.simulator.episodes import (
     EPISODES_PER_WORLD,
     Bench,
@@ -63,10 +68,42 @@ def test_the_same_seed_plays_the_same_episode(lessons: tuple[Episode, ...]) -> N
     assert again == lessons[:60]
 
 
-def test_a_wish_that_changes_nothing_is_drawn_again() -> None:
+def test_a_wish_that_changes_nothing_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The desk refuses it, and the expert has nothing to teach there."""
-    lesson = list(episodes(880048, 9, "train"))[8]
-    assert lesson.seed == "train 880048 8 1"
+
+    def refused(seed: str, *rest: Any) -> Episode:
+        if seed == "train 3 1":
+            raise ToolRefused("it is so already", Rule.NOTHING_TO_CHANGE)
+        return play(seed, *rest)
+
+    monkeypatch.setattr(episodes_module, "play", refused)
+    assert [lesson.seed for lesson in episodes(3, 3, "train")] == [
+        "train 3 0", "train 3 1 1", "train 3 2",
+    ]  # fmt: skip
+
+
+def _spelled(sequence: grammar.Sequence) -> list[str]:
+    """Return every text of an alternative, its slots and rules by name."""
+    parts: list[list[str]] = []
+    for node in sequence:
+        match node:
+            case str(text):
+                parts.append([text])
+            case grammar.Choice(options):
+                parts.append([text for option in options for text in _spelled(option)])
+            case grammar.Slot(name) | grammar.Ref(name):
+                parts.append([f"<{name}>"])
+    return ["".join(part) for part in itertools.product(*parts)]
+
+
+def test_no_reserved_alternative_is_part_of_one_for_training() -> None:
+    found = phrases()
+    for name in found.names():
+        rule = found.rule(name)
+        taught = {text.lower() for one in rule.train for text in _spelled(one)}
+        for text in (text for one in rule.held_out for text in _spelled(one)):
+            pattern = re.compile(rf"(?<!\w){re.escape(text.strip().lower())}(?!\w)")
+            assert not [other for other in taught if pattern.search(other)], (name, text)
 
 
 def test_an_episode_is_a_valid_conversation_with_one_label_per_step(

@@ -20,7 +20,7 @@ from typing import TypeAlias
 HELD_OUT_SHARE = 0.4
 """How often a held-out speaker uses reserved wording where a rule has some."""
 
-_TOKEN = re.compile(r"<[a-z_.0-9]+>|\{[a-z_]+\}|[()|]|[^<>{}()|]+")
+_TOKEN = re.compile(r"<[a-z_.0-9]+>|\{[a-z_]+\}|[()|]|[^<{}()|]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,10 @@ class Grammar:
     def names(self) -> tuple[str, ...]:
         """Return every rule name, in file order."""
         return tuple(self._rules)
+
+    def rule(self, name: str) -> Rule:
+        """Return the alternatives of a rule."""
+        return self._rules[name]
 
     def n_forms(self, name: str) -> int:
         """Count the surface forms of a rule for training, its slots counted once each."""

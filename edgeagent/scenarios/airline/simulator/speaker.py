@@ -183,7 +183,7 @@ class Speaker:
             if slot in facts:
                 slots[name] = spoken.say_date(facts[slot], rng)
         if "cabin" in facts:
-            slots["cabin"] = spoken.say_cabin(facts["cabin"])
+            slots["cabin"] = spoken.name_cabin(facts["cabin"], rng)
         if "bags" in facts:
             slots.update(self.count(facts["bags"]))
         if "people" in facts:

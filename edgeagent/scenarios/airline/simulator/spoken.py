@@ -29,11 +29,20 @@ NEAR: Mapping[str, tuple[str, ...]] = {
     "2024-05-21": ("next Tuesday",),
 }
 """Ways to say a day from the desk's fixed today, Wednesday 2024-05-15."""
+CABIN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "basic_economy": ("basic", "Basic Economy", "basic-economy", "basic eco"),
+    "economy": ("coach", "Economy", "regular economy", "normal economy", "eco"),
+    "business": ("Business", "biz"),
+}
+"""Other names for a cabin than the desk's own."""
 
 
 def say_city(code: str, rng: random.Random) -> str:
     """Say an airport: by code, by city or by both."""
-    return rng.choice((code, CITIES[code], CITIES[code], f"{CITIES[code]} ({code})"))
+    city = CITIES[code]
+    if rng.random() < 0.15:
+        return rng.choice((code.lower(), city.lower(), f"{city}, {code}", f"{code} ({city})"))
+    return rng.choice((code, city, city, f"{city} ({code})"))
 
 
 def say_date(day: str, rng: random.Random) -> str:
@@ -56,6 +65,16 @@ def say_date(day: str, rng: random.Random) -> str:
             f"{when.month}/{when.day}",
             f"{month} {when.day}, 2024",
             f"{when:%A}, {month} {when.day}",
+            f"{when:%A} the {nth}",
+            f"{when:%a} {month[:3]} {when.day}",
+            f"{month.lower()} {when.day}",
+            f"{month.lower()} {nth}",
+            f"{month} the {nth}",
+            f"{when.day} {month[:3]}",
+            f"{month[:3]} {nth}",
+            f"{when:%m/%d}",
+            f"{when.month}/{when.day}/2024",
+            day,
             day,
             day,
         )
@@ -69,13 +88,28 @@ def say_birthday(day: str, rng: random.Random) -> str:
     if rng.random() < 0.5:
         return day
     return rng.choice(
-        (f"{month} {when.day}, {when.year}", f"{when.day} {month} {when.year}", f"{when:%m/%d/%Y}")
+        (
+            f"{month} {when.day}, {when.year}",
+            f"{month} {when.day} {when.year}",
+            f"{month[:3]} {when.day}, {when.year}",
+            f"{when.day} {month} {when.year}",
+            f"{when.day} {month[:3]} {when.year}",
+            f"the {ordinal(when.day)} of {month} {when.year}",
+            f"{when:%m/%d/%Y}",
+        )
     )
 
 
 def say_cabin(cabin: str) -> str:
     """Say a cabin without the underscore."""
     return cabin.replace("_", " ")
+
+
+def name_cabin(cabin: str, rng: random.Random) -> str:
+    """Name a cabin as customers do."""
+    if rng.random() < 0.15:
+        return rng.choice(CABIN_NAMES[cabin])
+    return say_cabin(cabin)
 
 
 def say_number(number: int, rng: random.Random) -> str:
