@@ -52,6 +52,9 @@ class ModelConfig(_Section):
     """None: chosen by measurement."""
     max_tokens: Annotated[int, Field(ge=16)] = 512
     """Tokens that one step may write; there is always room to close the call."""
+    prefix_mb: Annotated[int, Field(ge=0, le=1 << 20)] = 2048
+    """MiB on disk for prompts that were read once; the least recently used goes first, 0 keeps
+    none."""
 
 
 class RemoteConfig(_Section):

@@ -130,6 +130,7 @@ def open_engine(config: Config, model: catalog.Model, n_outputs: int = 1) -> Eng
         n_ctx=config.model.n_ctx or model.manifest.n_ctx,
         n_threads=config.model.n_threads,
         cache_dir=paths.cache_dir(),
+        cache_bytes=config.model.prefix_mb << 20,
         log_file=engine_log(),
         n_outputs=n_outputs,
     )

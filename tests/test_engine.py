@@ -253,7 +253,7 @@ def test_the_prefix_is_loaded_by_a_step_too(model: Path, tmp_path: Path) -> None
         assert take(made, prompt("hello")).usage.n_reused > 50
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "note", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "folder"])
 def test_a_damaged_prefix_is_computed_again(model: Path, tmp_path: Path, damage: str) -> None:
     with engine(model, cache_dir=tmp_path) as made:
         made.start()
@@ -269,8 +269,6 @@ def test_a_damaged_prefix_is_computed_again(model: Path, tmp_path: Path, damage:
             saved.write_bytes(raw)
         case "empty":
             saved.write_bytes(b"")
-        case "note":
-            saved.with_suffix(".json").write_text("{")
         case "folder":
             saved.unlink()
             saved.mkdir()
@@ -290,16 +288,6 @@ def test_another_model_does_not_get_this_prefix(model: Path, tmp_path: Path) -> 
             list(made.warm(POLICY, TOOLS, threading.Event()))
             assert made.facts is not None
             assert made.facts.prefix_source == "prefilled"
-
-
-def test_only_a_few_prefixes_are_kept(model: Path, tmp_path: Path) -> None:
-    with engine(model, cache_dir=tmp_path) as made:
-        made.start()
-        for n in range(11):
-            tools = (*TOOLS, Tool(f"extra_{n}", "", {}, ToolKind.READ))
-            list(made.warm(POLICY, tools, threading.Event()))
-        list(made.warm(POLICY, tools, threading.Event()))
-    assert len(list((tmp_path / "prefixes").glob("*.state"))) == 8
 
 
 @pytest.mark.parametrize("calls", ["one", "parallel", "parallel_or_text"])

@@ -50,6 +50,8 @@ class EngineOptions:
     """None takes the physical cores this process may use."""
     cache_dir: Path | None = None
     """Where prefilled prefixes are kept; None keeps none."""
+    cache_bytes: int = 2 << 30
+    """Most that they may take there, those of all models together; 0 keeps none."""
     log_file: Path = Path("/dev/null")
     """Gets everything that llama.cpp prints."""
     context_limit: int | None = None

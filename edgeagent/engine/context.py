@@ -14,6 +14,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.errors import EngineError
 
@@ -41,6 +42,13 @@ class Context:
         self.log: list[int] = []
         self.n_passes = 0
         """Forward passes since the model was loaded."""
+        model = llama.llama_get_model(pointer)
+        self.can_go_back = not (
+            llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+        )
+        """Whether `keep` can drop any last part; otherwise it drops everything."""
+        self._n_threads = llama.llama_n_threads(pointer)
+        self._n_threads_batch = llama.llama_n_threads_batch(pointer)
 
     def keep(self, n: int) -> int:
         """Drop what follows the first `n` tokens; return how many are left.
@@ -74,6 +82,9 @@ class Context:
             batch.pos[index] = start + index
             batch.logits[index] = index in rows
         batch.logits[n - 1] |= logits
+        # llama.cpp would read two tokens with the threads that are meant for a hundred.
+        many = self._n_threads if n <= MAX_PASS else self._n_threads_batch
+        llama.llama_set_n_threads(self._pointer, self._n_threads, many)
         status = llama.llama_decode(self._pointer, batch)
         self.n_passes += 1
         self.log.extend(tokens)
@@ -95,6 +106,11 @@ class Context:
         """
         row = llama.llama_get_logits_ith(self._pointer, place)
         return np.ctypeslib.as_array(row, shape=(self.vocabulary.n_tokens,))
+
+    @property
+    def n_state_bytes(self) -> int:
+        """Bytes that `save` would write."""
+        return int(llama.llama_state_seq_get_size(self._pointer, 0)) + 4 * len(self.log)
 
     def save(self, path: Path) -> bool:
         """Write the context to a file; False when it could not be written."""

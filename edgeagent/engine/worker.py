@@ -70,7 +70,9 @@ class Worker:
         self._wire = wire
         self._writer = PromptWriter(template, vocabulary, wire, options.dialect)
         self._grammars = Grammars(vocabulary, wire, options.dialect.calls)
-        prefixes = PrefixStore(options.cache_dir, options.path, library.SETTING)
+        prefixes = PrefixStore(
+            options.cache_dir, options.path, library.SETTING, options.cache_bytes
+        )
         self._decoder = Decoder(context, self._grammars, wire, prefixes, self._is_cancelled)
         self._prefixes: dict[tuple[str, str], list[int]] = {}
         self.meter = Meter(context, self._writer, self._grammars, wire)
