@@ -4,7 +4,7 @@ A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see window
 (int64, where each window ends).
 
     python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 1024
-    python -m models.nano.prepare --airline 9000 --openings 4000 --tokens 3072
+    python -m models.nano.prepare --airline 9000 --openings 4000 --orders 6000 --tokens 3072
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--drill", type=int, default=0, help="episodes to take only those from that write much"
     )
+    parser.add_argument("--orders", type=int, default=0, help="lessons of the shop's desk to make")
     parser.add_argument("--tokens", type=int, default=512, help="longest window")
     parser.add_argument("--shards", default="shards", help="folder under work/")
     parser.add_argument("--seed", type=int, default=1)
@@ -132,6 +133,11 @@ def main() -> None:
         write("drill", airline.drill(seed, options.drill), folder, options.tokens, seed)
     if options.openings:
         write("openings", airline.openings(seed, options.openings), folder, options.tokens, seed)
+    if options.orders:
+        # Imported on use, as the simulator is.
+        from models.nano.orders import lessons
+
+        write("orders", lessons.dialogues(seed, options.orders), folder, options.tokens, seed)
     if options.sgd:
         dialogues = schema_guided(options.sgd, options.held_out, Random(seed))
         write("sgd", dialogues, folder, options.tokens, seed)
