@@ -77,7 +77,7 @@ def test_an_order_is_looked_up_by_the_digits_that_the_customer_gave() -> None:
 
 
 def test_a_ticket_is_what_was_proposed_and_agreed_to() -> None:
-    answers = Counter[str]()
+    answers = Counter[bool]()
     for lesson in TRAIN + HELD_OUT:
         messages = lesson.dialogue.messages
         yes = rf"^({'|'.join(map(re.escape, _words_of(lesson.language, 'yes')))})[.!]*$"
