@@ -79,6 +79,8 @@ def added(total: Usage, step: Usage) -> Usage:
         n_reused=total.n_reused + step.n_reused,
         n_decoded=total.n_decoded + step.n_decoded,
         n_sampled=total.n_sampled + step.n_sampled,
+        n_drafted=total.n_drafted + step.n_drafted,
+        n_accepted=total.n_accepted + step.n_accepted,
         prefill_ms=total.prefill_ms + step.prefill_ms,
         decode_ms=total.decode_ms + step.decode_ms,
         n_ctx=step.n_ctx if is_local else total.n_ctx,

@@ -107,7 +107,11 @@ class Usage:
     n_decoded: int = 0
     """Tokens of the answer, forced ones included."""
     n_sampled: int = 0
-    """Tokens of the answer that needed a choice."""
+    """Tokens of the answer that needed a choice; the others were forced."""
+    n_drafted: int = 0
+    """Tokens that were guessed and read before they were chosen."""
+    n_accepted: int = 0
+    """Guessed tokens that became part of the answer."""
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     n_ctx: int = 0

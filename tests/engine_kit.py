@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llguidance import LLMatcher
+
 from edgeagent.engine import library
 from edgeagent.engine.client import Engine, EngineOptions, Prompt, StepDone, StepRule
+from edgeagent.engine.closing import is_complete
+from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.library import Opened
 from edgeagent.manifest import Dialect
 from edgeagent.messages import (
@@ -94,9 +98,14 @@ def prompt(*texts: str) -> Prompt:
 
 def opened(folder: Path, **settings: Any) -> Opened:
     """Load a tiny model into this process, on one thread."""
+    return opened_file(write_tiny(folder / "tiny.gguf", **settings))
+
+
+def opened_file(path: Path) -> Opened:
+    """Load a model into this process, on one thread, with room for guesses."""
     flag = mmap.mmap(-1, 2)
     address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
-    model = library.open_model(write_tiny(folder / "tiny.gguf", **settings), None, 1, address)
+    model = library.open_model(path, None, 1, address, MAX_PASS)
     flags.append(flag)
     return model
 
@@ -123,3 +132,9 @@ def take(made: Engine, what: Prompt, how: StepRule | None = None) -> StepDone:
     *_, done = made.step(what, how or rule(), threading.Event())
     assert isinstance(done, StepDone)
     return done
+
+
+def completes(matcher: LLMatcher, tokens: Sequence[int]) -> bool:
+    """Tell whether the tokens lead to a complete answer, by consuming every one of them."""
+    state = matcher.deep_copy()
+    return state.try_consume_tokens(list(tokens)) == len(tokens) and is_complete(state)

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeagent import calls
+from edgeagent.engine.ahead import Ahead, Cancelled
 from edgeagent.engine.answer import Answer, forced, is_stuck
 from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.costs import Costs
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prefix import PrefixStore
 from edgeagent.engine.prompt import n_shared
@@ -41,6 +43,8 @@ class _Step:
     verdict: Verdict | None
     n_reused: int = 0
     n_sampled: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
     n_shown: int = 0
     first_row: NDArray[np.float32] | None = None
     n_first: int = 0
@@ -48,10 +52,6 @@ class _Step:
     decoder: codecs.IncrementalDecoder = field(
         default_factory=codecs.getincrementaldecoder("utf-8")
     )
-
-
-class _Cancelled(Exception):
-    """The abort flag was raised."""
 
 
 class Decoder:
@@ -64,12 +64,15 @@ class Decoder:
         wire: Wire,
         prefixes: PrefixStore,
         cancelled: Callable[[], bool],
+        costs: Costs | None = None,
     ) -> None:
+        """Read into `context`; `costs` None guesses no token ahead."""
         self._context = context
         self._grammars = grammars
         self._wire = wire
         self._prefixes = prefixes
         self._cancelled = cancelled
+        self._ahead = Ahead(context, costs, cancelled)
         self._pieces = context.vocabulary.pieces
 
     def warm(self, prefix: list[int]) -> Generator[Prefilled, None, str]:
@@ -79,7 +82,7 @@ class Decoder:
             return "context"
         try:
             n_read = yield from self._prefill(prefix, len(prefix), len(prefix), logits=False)
-        except _Cancelled:
+        except Cancelled:
             return "none"
         return "disk" if n_read == 0 else "prefilled"
 
@@ -103,8 +106,11 @@ class Decoder:
             n_read = yield from self._prefill(target, n_prefix, len(prompt), logits=True)
             step.n_reused = len(prompt) - n_read
             prefilled = time.perf_counter()
-            yield from self._decode(step)
-        except _Cancelled:
+            try:
+                yield from self._decode(step)
+            finally:
+                step.n_drafted, step.n_accepted = self._ahead.end()
+        except Cancelled:
             yield self._done(step, (), "", started, prefilled, is_complete=False)
             return
         text = b"".join(self._pieces[token] for token in step.answer.tokens).decode()
@@ -169,10 +175,12 @@ class Decoder:
             part = tokens[at : at + N_BATCH]
             wants = logits and at + N_BATCH >= len(tokens)
             if self._cancelled() or not self._context.decode(part, logits=wants):
-                raise _Cancelled
+                raise Cancelled
 
     def _decode(self, step: _Step) -> Iterator[Token]:
         """Write the answer; its last run is not read, it rides on the next prefill."""
+        ahead = self._ahead
+        ahead.follow(step.prompt + step.answer.tokens)
         row = None if step.answer.is_done else self._context.logits()
         while row is not None:
             mask = step.answer.matcher.compute_bitmask()
@@ -184,18 +192,18 @@ class Decoder:
             else:
                 token = _best(row, mask)
             step.n_sampled += 1
-            run = step.answer.take(token)
+            ahead.write(step.answer.take(token))
             if is_stuck(step.answer.tokens):
                 log.warning(
                     "closed a call that repeated itself, n_tokens=%d", len(step.answer.tokens)
                 )
-                step.answer.close()
+                ahead.write(step.answer.close())
             if step.verdict is not None:
                 yield from self._show(step)
             if step.answer.is_done:
                 break
-            self._read_in(run, logits=True)
-            row = self._context.logits()
+            # Names are told apart row by row, so nothing is guessed before the verdict.
+            row = ahead.row(step.answer.matcher if step.verdict is not None else None)
         yield from self._show(step)
 
     def _consult(
@@ -230,14 +238,13 @@ class Decoder:
         )  # fmt: skip
         yield from self._show(step)
         target = step.prompt + written
-        if self._context.keep(len(target)) < len(target):
-            self._read_in(target[len(self._context.log) :], logits=True)
+        self._context.keep(len(target))
+        self._ahead.follow(target)
+        self._ahead.write(run)
         if step.answer.is_done:
             return None
-        if run:
-            self._read_in(run, logits=True)
-            return self._context.logits()
-        return step.first_row
+        # Where no name is forced, the row is the one that the verdict was read from.
+        return self._ahead.row(step.answer.matcher) if run else step.first_row
 
     def _show(self, step: _Step) -> Iterator[Token]:
         tokens = step.answer.tokens
@@ -271,6 +278,8 @@ class Decoder:
             n_reused=step.n_reused,
             n_decoded=len(step.answer.tokens),
             n_sampled=step.n_sampled,
+            n_drafted=step.n_drafted,
+            n_accepted=step.n_accepted,
             prefill_ms=(prefilled - started) * 1000,
             decode_ms=(now - prefilled) * 1000,
             n_ctx=self._context.n_ctx,

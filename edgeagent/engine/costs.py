@@ -1,0 +1,191 @@
+"""What a forward pass costs on this device, and how many guessed tokens are worth reading along.
+
+Plain numbers: knows neither llama.cpp nor the clock, and is read by `doctor` too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SIZES = (1, 2, 3, 4, 8, 16)
+"""Tokens per pass that are measured."""
+MAX_PASS = 16
+"""Tokens per pass beyond which nothing is guessed: every further one costs the same."""
+MOST_SPREAD = 1.5
+"""Between the two least times of a size; on a quiet machine they differ by a few percent."""
+LEAST_GROWTH = 0.8
+"""Between a size and the next; a table that falls faster has measured something else."""
+_REPACKED = 4
+"""Repacked weights are multiplied by four rows at a time and each row left over by itself.
+
+Source: llama.cpp 0c1e57098, ggml/src/ggml-cpu/repack.cpp, `forward_mul_mat`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Milliseconds of a pass over so many tokens, at the depth of a usual conversation."""
+
+    ms: tuple[float, ...]
+    """Of as many tokens as `SIZES` says, in its order, with one row of logits."""
+    row_ms: float = 0.0
+    """Of each row of logits beyond the first."""
+
+    def of(self, n: int) -> float:
+        """Return the cost of a pass over `n` tokens, n > 0."""
+        known = dict(zip(SIZES, self.ms, strict=True))
+        if n in known:
+            return known[n]
+        if self.is_repacked:
+            whole, left = divmod(n, _REPACKED)
+            alone = (
+                0.0,
+                known[2] - known[1],
+                known[3] - known[1],
+                known[3] + known[2] - 2 * known[1],
+            )
+            return self._line(whole * _REPACKED) + alone[left]
+        return self._line(n)
+
+    def padded(self, n: int) -> int:
+        """Return the cheapest size of at least `n` tokens."""
+        more = -(-n // _REPACKED) * _REPACKED
+        return more if self.of(more) < self.of(n) else n
+
+    @property
+    def is_repacked(self) -> bool:
+        """Whether four tokens cost less than three."""
+        known = dict(zip(SIZES, self.ms, strict=True))
+        return known[4] < known[3]
+
+    def _line(self, n: int) -> float:
+        """Return the value on the line through the two measured sizes next to `n`."""
+        high = next((i for i, size in enumerate(SIZES) if size >= n), len(SIZES) - 1)
+        low = high - 1
+        slope = (self.ms[high] - self.ms[low]) / (SIZES[high] - SIZES[low])
+        return self.ms[low] + slope * (n - SIZES[low])
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A token that may follow."""
+
+    token: int
+    chance: float
+    """That it and every guess before it are right."""
+    is_choice: bool
+    """Whether it spares a pass; a token that the grammar forces after a guess does not."""
+    n_same: int = 0
+    """Tokens that its source and the text have in common before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is read beside the tokens that have to be."""
+
+    n_guesses: int
+    n_padding: int
+    """Tokens without meaning that make the pass cheaper."""
+
+
+def plan(costs: Costs, n_must: int, guesses: Sequence[Guess], room: int) -> Plan:
+    """Return what to add to a pass over `n_must` tokens where `room` more fit into the context.
+
+    A right choice spares a pass of one token; adding costs what the table says.
+    """
+    room = min(room, max(0, MAX_PASS - n_must))
+    best, gain = Plan(0, 0), 0.0
+    spared, n_rows = 0.0, 0
+    base = costs.of(n_must)
+    for n_guesses in range(min(len(guesses), room) + 1):
+        if n_guesses:
+            guess = guesses[n_guesses - 1]
+            spared += guess.chance * costs.of(1) * guess.is_choice
+            n_rows += guess.is_choice
+        n = n_must + n_guesses
+        size = costs.padded(n)
+        size = size if size - n_must <= room else n
+        now = spared - (costs.of(size) + n_rows * costs.row_ms - base)
+        if now > gain + 1e-9:
+            best, gain = Plan(n_guesses, size - n), now
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a context is opened; all but the threads shape what it computes and keeps."""
+
+    n_threads: int = 1
+    """Of passes of up to `MAX_PASS` tokens."""
+    flash_attention: bool = False
+    """Slower on most CPUs below 64 rows (118 against 72 ms per token for 1.7B at a depth of
+    3,072), faster on some."""
+    k_type: str = "f16"
+    """`f16` or `q8_0`; V stays f16, a quantized one falls to a slow path."""
+
+    @property
+    def key(self) -> str:
+        """What tells apart states that do not fit each other."""
+        attention = "flash-attention" if self.flash_attention else "no-flash-attention"
+        return f"{'f16' if self.k_type == 'f16' else f'k-{self.k_type}-v-f16'}-kv {attention}"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One way to open a context, and what passes cost in it."""
+
+    setting: Setting
+    costs: Costs
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the engine runs with on this device."""
+
+    setting: Setting
+    costs: Costs | None
+    """None: nothing is guessed and nothing is padded."""
+    reason: str
+    """Why it is this: `measured`, or why nothing could be."""
+    depth: int = 0
+    """Tokens in the context while it was measured."""
+    tried: tuple[Measured, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of logits that one pass may need."""
+        return MAX_PASS if self.costs is not None and pays(self.costs) else 1
+
+
+def untuned(setting: Setting, reason: str) -> Table:
+    """Return what holds where nothing is known: one token per pass, forced runs in one."""
+    return Table(setting, None, reason)
+
+
+def pays(costs: Costs) -> bool:
+    """Tell whether any guess could: even a certain one may cost more than it spares."""
+    certain = [Guess(0, 1.0, True)] * (MAX_PASS - 1)
+    return plan(costs, 1, certain, MAX_PASS).n_guesses > 0
+
+
+def is_noise(samples: Sequence[Sequence[float]]) -> str | None:
+    """Return what is wrong with the milliseconds of each of `SIZES`, repeated; None if nothing is.
+
+    The least of each is what counts, so a few disturbed repetitions are no harm.
+    """
+    least = [min(row) for row in samples]
+    if any(not math.isfinite(ms) or ms <= 0 for ms in least):
+        return "a pass took no time"
+    for size, row in zip(SIZES, samples, strict=True):
+        second = sorted(row)[1] if len(row) > 1 else math.inf
+        if second > MOST_SPREAD * min(row):
+            return f"passes of {size} tokens took {min(row):.1f} and {second:.1f} ms at best"
+    for i in range(1, len(SIZES)):
+        # Four tokens may cost less than three, and sixteen never less than eight.
+        if least[i] < LEAST_GROWTH * least[i - 1] and SIZES[i] != _REPACKED:
+            return f"{SIZES[i]} tokens took less than {SIZES[i - 1]}"
+    if least[-1] < least[0]:
+        return f"{SIZES[-1]} tokens took less than one"
+    return None
