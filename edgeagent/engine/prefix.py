@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgeagent.engine.context import Context
+from edgeagent.engine.identity import sha256_of
 from edgeagent.engine.versions import versions
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class PrefixStore:
 
     def _who(self, folder: Path) -> tuple[str, str]:
         if self._identity is None:
-            self._identity = _hash_of(self._model, folder), versions()["llama.cpp"]
+            self._identity = sha256_of(self._model, folder), versions()["llama.cpp"]
         return self._identity
 
     def _label(self, tokens: Sequence[int], size: int, crc32: int) -> Label:
@@ -194,38 +195,3 @@ def _crc32(file: BinaryIO, n_bytes: int) -> int:
         value = zlib.crc32(block, value)
         n_bytes -= len(block)
     return value if n_bytes == 0 else -1
-
-
-def _hash_of(model: Path, folder: Path) -> str:
-    """Return the model file's SHA-256, from the last time if the file was not touched since.
-
-    The time of change is part of that: a copy may keep size, date and path of another build.
-    """
-    stat = model.stat()
-    seen = (
-        f"{model.resolve()} {stat.st_dev}:{stat.st_ino} {stat.st_size} "
-        f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
-    )
-    cache = folder / "hashes.json"
-    known = _read_hashes(cache)
-    if seen not in known:
-        with model.open("rb") as file:
-            known[seen] = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            partial = cache.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_text(json.dumps(dict(list(known.items())[-32:])), encoding="utf-8")
-            os.replace(partial, cache)
-        except OSError:
-            pass  # hashed again at the next start
-    return known[seen]
-
-
-def _read_hashes(path: Path) -> dict[str, str]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {seen: text for seen, text in known.items() if isinstance(text, str)}
