@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 from edgeagent.scenarios.airline.simulator.grammar import Grammar, Rule, parse
 from models.nano import values
@@ -25,16 +26,19 @@ _KINDS = ("Cafe", "Restaurant", "Grill", "Kitchen", "Bistro", "House", "Diner", 
           "Cantina", "Noodle House", "Steakhouse")  # fmt: skip
 
 
+Words: TypeAlias = dict[str, list[str]]
+
+
 @cache
-def _tables() -> tuple[Grammar, dict[str, list[str]]]:
+def _tables() -> tuple[Grammar, Words, Words]:
     text = Path(__file__).with_name("tables.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
-    words = tables.pop("words")
+    words, aliases = tables.pop("words"), {**tables.pop("called"), **tables.pop("nicknames")}
     rules = {
         name: Rule(tuple(map(parse, table["train"])), tuple(map(parse, table.get("held_out", ()))))
         for name, table in tables.items()
     }
-    return Grammar(rules), words
+    return Grammar(rules), words, aliases
 
 
 def say(rule: str, rng: Random, slots: Mapping[str, str]) -> str:
@@ -50,10 +54,21 @@ def cuisine(rng: Random) -> str:
 def city(rng: Random) -> str:
     """Return a city, four in ten invented."""
     if rng.random() < 0.6:
-        return rng.choice(_tables()[1]["cities"])
+        return "San Francisco" if rng.random() < 0.1 else rng.choice(_tables()[1]["cities"])
     head = rng.choice(("", "", "San ", "Mount ", "El ", "Port ", "Santa ", "St. "))
     tail = rng.choice(("", "", "", " City", " Valley", " Park", " Hills", " Creek", " Beach"))
     return f"{head}{values.word(rng, 2)}{tail}"
+
+
+def called(value: str, rng: Random, share: float) -> str:
+    """Return another name that customers have for a kind of food or a city, if there is one."""
+    names = aliases(value)
+    return rng.choice(names) if names and rng.random() < share else value
+
+
+def aliases(value: str) -> list[str]:
+    """Return those other names, none for most values."""
+    return _tables()[2].get(value, [])
 
 
 def restaurant(rng: Random) -> str:

@@ -140,7 +140,10 @@ _MAIN = {"cuisine", "city"}
 
 def _spoken(key: str, value: str, rng: Random) -> str:
     if key == "cuisine":
-        return value.lower() if rng.random() < 0.35 else value
+        other = phrases.called(value, rng, 0.45)
+        return value.lower() if other == value and rng.random() < 0.35 else other
+    if key == "city":
+        return phrases.called(value, rng, 0.5)
     if key == "price_range":
         return phrases.say(f"price_{value.replace(' ', '_')}", rng, {})
     return value
