@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from edgeagent import catalog, paths
 from edgeagent.cascade import LocalTier
 from edgeagent.config import Config
-from edgeagent.engine.client import Engine, EngineOptions
+from edgeagent.engine.client import Engine, EngineOptions, Tuning
 from edgeagent.errors import ConfigError
 from edgeagent.link import Link
 from edgeagent.manifest import DEFAULT, Manifest
@@ -119,10 +119,12 @@ def open_local(config: Config) -> Local:
     )
 
 
-def open_engine(config: Config, model: catalog.Model, n_outputs: int = 1) -> Engine:
+def open_engine(
+    config: Config, model: catalog.Model, n_outputs: int = 1, tuning: Tuning = "kept"
+) -> Engine:
     """Return the engine that runs the model's file; nothing is loaded yet.
 
-    `n_outputs` is as in `EngineOptions`.
+    `n_outputs` and `tuning` are as in `EngineOptions`.
     """
     options = EngineOptions(
         path=model.path,
@@ -133,6 +135,7 @@ def open_engine(config: Config, model: catalog.Model, n_outputs: int = 1) -> Eng
         cache_bytes=config.model.prefix_mb << 20,
         log_file=engine_log(),
         n_outputs=n_outputs,
+        tuning=tuning,
     )
     return Engine(options)
 

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 
 from edgeagent import errors
 from edgeagent.engine.protocol import Failed, Finished, Kind, Request
+from edgeagent.engine.tables import Table
 from edgeagent.errors import EdgeAgentError, EngineDied, ModelLoadError
 from edgeagent.events import Prefilled, Token
 from edgeagent.manifest import Dialect
@@ -28,6 +29,7 @@ from edgeagent.messages import Call, Conversation, Tool, Usage, Verdict
 
 Cancel: TypeAlias = threading.Event
 """Set from any thread; polled at least every 20 ms."""
+Tuning: TypeAlias = Literal["kept", "again", "none"]
 
 
 N_FLAG = 2
@@ -58,6 +60,10 @@ class EngineOptions:
     """Most tokens of prompt and answer, where a model was trained on less than n_ctx."""
     n_outputs: int = 1
     """Rows of logits that one pass may give; `meter` asks for more."""
+    tuning: Tuning = "kept"
+    """What passes cost here: `kept` measures where `cache_dir` has no table for model and device,
+    once and for at most a few seconds; `again` measures in full; `none` runs with the defaults, so
+    that builds are compared under one setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class ModelFacts:
     load_ms: float
     prefix_source: str
     """Where the warm prefix came from: `none`, `context`, `disk` or `prefilled`."""
+    table: Table | None = None
+    """What it runs with; None where another engine than ours runs it."""
 
 
 @dataclass(frozen=True, slots=True)

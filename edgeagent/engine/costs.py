@@ -113,61 +113,10 @@ def plan(costs: Costs, n_must: int, guesses: Sequence[Guess], room: int) -> Plan
     return best
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a context is opened; all but the threads shape what it computes and keeps."""
-
-    n_threads: int = 1
-    """Of passes of up to `MAX_PASS` tokens."""
-    flash_attention: bool = False
-    """Slower on most CPUs below 64 rows (118 against 72 ms per token for 1.7B at a depth of
-    3,072), faster on some."""
-    k_type: str = "f16"
-    """`f16` or `q8_0`; V stays f16, a quantized one falls to a slow path."""
-
-    @property
-    def key(self) -> str:
-        """What tells apart states that do not fit each other."""
-        attention = "flash-attention" if self.flash_attention else "no-flash-attention"
-        return f"{'f16' if self.k_type == 'f16' else f'k-{self.k_type}-v-f16'}-kv {attention}"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One way to open a context, and what passes cost in it."""
-
-    setting: Setting
-    costs: Costs
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What the engine runs with on this device."""
-
-    setting: Setting
-    costs: Costs | None
-    """None: nothing is guessed and nothing is padded."""
-    reason: str
-    """Why it is this: `measured`, or why nothing could be."""
-    depth: int = 0
-    """Tokens in the context while it was measured."""
-    tried: tuple[Measured, ...] = ()
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of logits that one pass may need."""
-        return MAX_PASS if self.costs is not None and pays(self.costs) else 1
-
-
-def untuned(setting: Setting, reason: str) -> Table:
-    """Return what holds where nothing is known: one token per pass, forced runs in one."""
-    return Table(setting, None, reason)
-
-
 def pays(costs: Costs) -> bool:
     """Tell whether any guess could: even a certain one may cost more than it spares."""
     certain = [Guess(0, 1.0, True)] * (MAX_PASS - 1)
-    return plan(costs, 1, certain, MAX_PASS).n_guesses > 0
+    return any(plan(costs, n, certain, MAX_PASS).n_guesses for n in range(1, MAX_PASS))
 
 
 def is_noise(samples: Sequence[Sequence[float]]) -> str | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,13 @@ import llama_cpp.llama_cpp as llama
 from edgeagent import gguf_header
 from edgeagent.engine import memory
 from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.tables import Setting, Table, untuned
+from edgeagent.engine.tuning import Subject, context_params
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.errors import ModelLoadError
 
 DEFAULT_N_CTX = 8192
 MIN_N_CTX = 256
-SETTING = "f16-kv no-flash-attention"
-"""What shapes the saved memory beside the model. Flash attention is slower on CPUs below 64
-rows (118 against 72 ms per token for 1.7B at a depth of 3,072), and only a
-quantized V needs it."""
 _SMALL = 64 << 20
 _LEVEL_INFO, _LEVEL_WARN = 2, 3
 
@@ -36,6 +35,8 @@ class Opened:
     """A model that is ready to run."""
 
     context: Context
+    table: Table
+    """What it runs with."""
     template: str
     """Its chat template, empty where it has none."""
     name: str
@@ -50,10 +51,12 @@ def open_model(
     n_threads: int | None,
     abort_address: int,
     n_outputs: int = 1,
+    choose: Callable[[Subject], Table] = lambda subject: untuned(subject.default, "not asked for"),
 ) -> Opened:
     """Load the file; a byte other than 0 at `abort_address` stops a running pass within 1 ms.
 
-    `n_outputs` is how many rows of logits one pass may give; each takes a float per token.
+    `n_outputs` is how many rows of logits one pass has to give; each takes a float per token.
+    `choose` is asked once, with the weights loaded, what to run with.
 
     Raises:
         ModelLoadError: the file is not a whole GGUF model, or does not fit into memory.
@@ -70,11 +73,26 @@ def open_model(
     listen()
     llama.llama_backend_init()
     model = load_weights(path)
-    pointer = _make_context(model, header, path, n_ctx, n_threads, abort_address, n_outputs)
+    few, many = threads(header.size_bytes, n_threads)
+    default = Setting(few)
+    is_small = header.size_bytes < _SMALL
+    # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
+    strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+
+    def abort(pointer: Any) -> None:
+        llama.llama_set_abort_callback(pointer, strlen, abort_address)
+
+    table = choose(Subject(model, n_ctx, default, _rivals(default, n_threads), is_small, abort))
+    params = context_params(n_ctx, N_BATCH, table.setting)
+    params.n_threads_batch = many
+    params.n_outputs_max = max(n_outputs, table.n_rows)
+    pointer = _make_context(model, path, params)
+    abort(pointer)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
     context = Context(pointer, vocabulary, n_ctx)
     return Opened(
         context,
+        table,
         header.text("tokenizer.chat_template"),
         header.text("general.name") or path.stem,
         _quant(header),
@@ -123,35 +141,24 @@ def load_weights(path: Path) -> Any:
     return model
 
 
-def _make_context(
-    model: Any,
-    header: gguf_header.Header,
-    path: Path,
-    n_ctx: int,
-    n_threads: int | None,
-    abort_address: int,
-    n_outputs: int,
-) -> Any:
-    params = llama.llama_context_default_params()
-    params.n_ctx = n_ctx
-    params.n_batch = params.n_ubatch = N_BATCH
+def _rivals(default: Setting, asked: int | None) -> tuple[Setting, ...]:
+    """Return what is worth trying beside the default, the likeliest first."""
+    attention, narrow = replace(default, flash_attention=True), replace(default, k_type="q8_0")
+    half = default.n_threads // 2
+    # Where memory is what is waited for, fewer threads read it as fast.
+    fewer = (replace(default, n_threads=half),) if half and asked is None else ()
+    return (attention, narrow, replace(attention, k_type="q8_0"), *fewer)
+
+
+def _make_context(model: Any, path: Path, params: Any) -> Any:
     params.n_seq_max = 1
-    params.n_outputs_max = n_outputs
-    params.n_threads, params.n_threads_batch = threads(header.size_bytes, n_threads)
-    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.type_k = params.type_v = llama.GGML_TYPE_F16
-    params.offload_kqv = params.op_offload = False
-    params.no_perf = True
     _complaints.clear()
     pointer = llama.llama_init_from_model(model, params)
     if not pointer:
         raise ModelLoadError(
-            f"llama.cpp cannot open a context of {n_ctx} tokens for {path}: {complaint()}; "
+            f"llama.cpp cannot open a context of {params.n_ctx} tokens for {path}: {complaint()}; "
             "lower model.n_ctx"
         )
-    # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
-    strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
-    llama.llama_set_abort_callback(pointer, strlen, abort_address)
     return pointer
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from edgeagent.engine import library
+from edgeagent.engine import library, tuning
 from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
 from edgeagent.engine.decode import Decoder
@@ -28,7 +28,9 @@ from edgeagent.engine.measuring import Meter
 from edgeagent.engine.prefix import PrefixStore
 from edgeagent.engine.prompt import PromptWriter
 from edgeagent.engine.protocol import Failed, Finished, Request
+from edgeagent.engine.tables import Table, untuned
 from edgeagent.engine.template import Template
+from edgeagent.engine.tuning import Subject
 from edgeagent.engine.wire import probe
 from edgeagent.errors import EdgeAgentError
 from edgeagent.events import Prefilled, Token
@@ -52,9 +54,10 @@ class Worker:
         """
         started = time.perf_counter()
         self._flag = flag
+        self._options = options
         address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
         opened = library.open_model(
-            options.path, options.n_ctx, options.n_threads, address, options.n_outputs
+            options.path, options.n_ctx, options.n_threads, address, options.n_outputs, self._choose
         )
         context = over(opened.context)
         vocabulary = context.vocabulary
@@ -71,9 +74,11 @@ class Worker:
         self._writer = PromptWriter(template, vocabulary, wire, options.dialect)
         self._grammars = Grammars(vocabulary, wire, options.dialect.calls)
         prefixes = PrefixStore(
-            options.cache_dir, options.path, library.SETTING, options.cache_bytes
+            options.cache_dir, options.path, opened.table.setting.key, options.cache_bytes
         )
-        self._decoder = Decoder(context, self._grammars, wire, prefixes, self._is_cancelled)
+        self._decoder = Decoder(
+            context, self._grammars, wire, prefixes, self._is_cancelled, opened.table.costs
+        )
         self._prefixes: dict[tuple[str, str], list[int]] = {}
         self.meter = Meter(context, self._writer, self._grammars, wire)
         self.facts = ModelFacts(
@@ -84,7 +89,17 @@ class Worker:
             opened.size_bytes,
             (time.perf_counter() - started) * 1000,
             "none",
+            opened.table,
         )
+
+    def _choose(self, subject: Subject) -> Table:
+        options = self._options
+        if options.tuning == "none":
+            return untuned(subject.default, "not asked for")
+        return tuning.table_for(
+            subject, options.path, options.cache_dir, options.n_threads,
+            again=options.tuning == "again",
+        )  # fmt: skip
 
     def check(self, tools: tuple[Tool, ...]) -> None:
         """Return if every tool's schema can be enforced.
