@@ -9,14 +9,14 @@ import pytest
 from llguidance import LLMatcher
 
 from edgeagent import calls
-from edgeagent.engine.closing import Closer, completes
+from edgeagent.engine.closing import Closer
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.narrowing import narrowed
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import HERMES, Wire, read_calls
 from edgeagent.errors import SchemaRefused
 from edgeagent.messages import DEFER, RESPOND, Tool, ToolKind
-from tests.engine_kit import NAMES, STRING, TOOLS, opened, tool
+from tests.engine_kit import NAMES, STRING, TOOLS, completes, opened, tool
 
 LLAMA = Wire('{"name": "', '", "parameters": ', "}", None)
 MISTRAL = Wire(

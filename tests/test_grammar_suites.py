@@ -18,13 +18,12 @@ import pytest
 
 from edgeagent import calls
 from edgeagent.engine.answer import Answer, forced
-from edgeagent.engine.closing import completes
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import HERMES, read_calls
 from edgeagent.errors import SchemaRefused
 from edgeagent.messages import Tool, ToolKind
-from tests.engine_kit import opened
+from tests.engine_kit import completes, opened
 from tests.test_grammar import ENFORCEABLE
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

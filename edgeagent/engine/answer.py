@@ -9,9 +9,11 @@ from collections.abc import Collection, Sequence
 
 from llguidance import LLMatcher
 
-from edgeagent.engine.closing import Closer, completes
+from edgeagent.engine.closing import Closer
 from edgeagent.errors import EngineError
 
+AMPLE = 64
+"""Tokens of room beyond the plan from which on any plan will do."""
 N_STUCK = 64
 N_PERIOD = 8
 """Tokens: so many at the end that repeat with at most this period are a loop."""
@@ -51,36 +53,36 @@ class Answer:
         if token in self._ends:
             self.is_done = True
             return []
-        trial = self.matcher.deep_copy()
         run = [token]
-        if trial.consume_token(token):
-            run += forced(trial)
-        rest = self._rest(trial, run)
+        if self.matcher.consume_token(token):
+            run += forced(self.matcher)
+        rest = self._rest(run)
         if rest is None:
             return self.close()
-        self.matcher, self.plan = trial, rest
+        self.plan = rest
         self.tokens += run
-        self.is_done = trial.is_stopped()
+        self.is_done = self.matcher.is_stopped()
         return run
 
     def close(self) -> list[int]:
-        """End the answer by its plan; return what was written."""
+        """End the answer by its plan; return what was written. The matcher is of no more use."""
         run = self.plan
-        self.matcher.consume_tokens(run)
         self.tokens += run
         self.plan, self.is_done = [], True
         return run
 
-    def _rest(self, trial: LLMatcher, run: list[int]) -> list[int] | None:
+    def _rest(self, run: list[int]) -> list[int] | None:
         room = self.budget - len(self.tokens) - len(run)
-        if room < 0 or trial.is_error():
+        if room < 0 or self.matcher.is_error():
             return None
         if self.plan[: len(run)] == run:
             return self.plan[len(run) :]
-        # Inside a string the old plan closes the longer one too; trying costs 20 us, a search 500.
-        if len(self.plan) <= room and completes(trial, self.plan):
+        # Inside a string the old plan closes the longer one too.
+        if len(self.plan) <= room and self._closer.ends(self.matcher, self.plan):
             return self.plan
-        return self._closer.plan(trial, room)
+        # Where room is short the plan is what will be written: then it is not pieced together.
+        tail = self.plan if len(self.plan) + AMPLE <= room else ()
+        return self._closer.plan(self.matcher, room, self.tokens + run, tail)
 
 
 def is_stuck(tokens: Sequence[int]) -> bool:
