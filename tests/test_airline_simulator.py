@@ -30,6 +30,7 @@ from edgeagent.scenarios.airline.simulator import episodes as episodes_module
 from edgeagent.scenarios.airline.simulator import grammar, understanding, wanting
 from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.desk import ToolRefused
+from edgeagent.scenarios.airline.simulator.drawing import is_reserved
 from edgeagent.scenarios.airline.simulator.episodes import (
     EPISODES_PER_WORLD,
     Bench,
@@ -44,7 +45,6 @@ from edgeagent.scenarios.airline.simulator.goals import Ask, Goal, Wish
 from edgeagent.scenarios.airline.simulator.kinds import WEIGHTS
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
 from edgeagent.scenarios.airline.simulator.speaker import phrases
-from edgeagent.scenarios.airline.simulator.wanting import is_reserved
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +273,7 @@ def test_what_the_expert_asks_is_what_the_customer_hears() -> None:
         "offline": [Ask.HUMAN_OR_FACTS],
         "greeting": [Ask.WISH],
         "not_understood": [Ask.WISH],
+        "english_only": [Ask.WISH],
         **{name: [Ask.CONFIRM] for name in REPLIES if name.startswith("confirm_")},
         "offer_certificate": [Ask.CONFIRM],
     }

@@ -222,5 +222,6 @@ TASKS: Mapping[str, Callable[[Desk], Utterance]] = {
     "off_chat": partial(_reply, reply="off_topic"),
     "off_advice": partial(_reply, reply="off_topic"),
     "absurd": partial(_reply, reply="not_understood"),
+    "foreign": partial(_reply, reply="english_only"),
     "thanks": partial(_reply, reply="closing"),
 }

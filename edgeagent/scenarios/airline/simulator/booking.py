@@ -9,7 +9,7 @@ from edgeagent.messages import Json
 from edgeagent.scenarios.airline.simulator import records, wording
 from edgeagent.scenarios.airline.simulator.desk import Desk, TaskOver, ToolRefused
 from edgeagent.scenarios.airline.simulator.goals import Utterance
-from edgeagent.scenarios.airline.world import BAG_FEE, INSURANCE_FEE, free_bags
+from edgeagent.scenarios.airline.world import BAG_FEE, FREE_BAGS, INSURANCE_FEE, free_bags
 
 MAX_PASSENGERS = 5
 
@@ -68,7 +68,7 @@ def book(desk: Desk) -> Utterance:
         return desk.defer("payment split over three methods", "larger_split")
     while True:
         n_bags = desk.slots["bags"]
-        n_paid = paid_bags(desk, user["membership"], cabin, n_seats, n_bags)
+        n_paid = _note_basket(desk, user["membership"], cabin, flights, n_seats)
         insurance = desk.slots["insurance"]
         basket = Basket(trip, flight_type, cabin, flights, passengers, n_bags, n_paid, insurance)
         booked = _pay(desk, user, basket)
@@ -79,7 +79,7 @@ def book(desk: Desk) -> Utterance:
 
 
 def choose(desk: Desk, trip: dict[str, Json], cabin: str, n_seats: int, reply: str) -> list[Json]:
-    """Search, offer, and return the flights that the customer picks.
+    """Search, offer, and return the flights that the customer picks, on another day if need be.
 
     Raises:
         TaskOver: there is nothing to choose from.
@@ -88,30 +88,55 @@ def choose(desk: Desk, trip: dict[str, Json], cabin: str, n_seats: int, reply: s
     desk.slots.pop("flight_numbers", None)
     listed = desk.use("search_direct_flight", **trip)
     found = wording.seats(listed, cabin, n_seats)[: wording.MAX_SHOWN]
+    pairs = [] if found else records.connections(desk, trip, cabin, n_seats)[:2]
     if found:
-        picked = desk.ask("flight_numbers", reply, **told, flights=wording.options(found, cabin))
-        return [flight for flight in found if flight["flight_number"] in picked]
-    pairs = records.connections(desk, trip, cabin, n_seats)[:2]
-    if not pairs:
+        picked = _pick(desk, reply, **told, flights=wording.options(found, cabin))
+    elif pairs:
+        picked = _pick(desk, "offer_onestop", **told, pairs=wording.pairs(pairs, cabin))
+    else:
         raise TaskOver(desk.say("found_nothing", **trip, cabin=wording.cabin(cabin)))
-    picked = desk.ask("flight_numbers", "offer_onestop", **told, pairs=wording.pairs(pairs, cabin))
+    if picked is None:
+        return choose(desk, {**trip, "date": desk.slots["date"]}, cabin, n_seats, reply)
+    if found:
+        return [flight for flight in found if flight["flight_number"] in picked]
     chosen = next(
         (pair for pair in pairs if tuple(leg["flight_number"] for leg in pair) == picked), pairs[0]
     )
     return list(chosen)
 
 
-def paid_bags(desk: Desk, membership: str, cabin: str, n_passengers: int, n_bags: int) -> int:
-    """Return how many bags have to be paid for; thinks it through where there are bags."""
-    if not n_bags:
-        return 0
+def _pick(desk: Desk, reply: str, /, **told: object) -> Json | None:
+    """Return the flight numbers that the customer picks; None for a wish to fly another day."""
+    day = desk.slots.get("date")
+    while "flight_numbers" not in desk.slots:
+        desk.listen(desk.say(reply, desk.aside, **told))
+        if desk.slots.get("date") != day:
+            return None
+    return desk.slots["flight_numbers"]
+
+
+def count_bags(membership: str, cabin: str, n_passengers: int, n_bags: int) -> tuple[str, int]:
+    """Return the steps that lead to the number of paid bags, each number named, and the number."""
+    each = FREE_BAGS[membership][cabin]
     free = free_bags(membership, cabin, n_passengers)
     n_paid = max(0, n_bags - free)
-    people = "1 passenger" if n_passengers == 1 else f"{n_passengers} passengers"
-    desk.think(
-        f"{membership}, {wording.cabin(cabin)}, {people}: {free} free bags. "
-        f"{n_bags} bags: {n_paid} paid."
+    steps = (
+        f"membership {membership}; cabin {wording.cabin(cabin)}; free bags each {each}; "
+        f"passengers {n_passengers}; free bags {n_passengers} x {each} = {free}; bags {n_bags}; "
     )
+    if n_paid:
+        return f"{steps}more than free; paid bags {n_bags} - {free} = {n_paid}", n_paid
+    return f"{steps}not more than free; paid bags 0", 0
+
+
+def _note_basket(desk: Desk, membership: str, cabin: str, flights: list[Json], n_seats: int) -> int:
+    """Note every number that the price is made of; return how many bags have to be paid for."""
+    n_bags = desk.slots["bags"]
+    steps, n_paid = f"passengers {n_seats}; bags 0; paid bags 0", 0
+    if n_bags:
+        steps, n_paid = count_bags(membership, cabin, n_seats, n_bags)
+    prices = "; ".join(f"price {f['flight_number']} {f['prices'][cabin]}" for f in flights)
+    desk.think(f"{steps}; insurance {desk.slots['insurance']}; {prices}")
     return n_paid
 
 
@@ -159,6 +184,10 @@ def _split(desk: Desk, user: Json, payment: Json, total: int) -> list[Json]:
     if payment["kind"] == "one":
         return [{"payment_id": payment["pid"], "amount": total}]
     part = user["payment_methods"][payment["cert"]]["amount"]
+    desk.think(
+        f"total {total}; {payment['cert']} has {part}; "
+        f"{'enough' if part >= total else f'not enough; rest {total} - {part}'}"
+    )
     if part >= total:
         return [{"payment_id": payment["cert"], "amount": total}]
     rest = desk.calculate(f"{total} - {part}")

@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 
 from edgeagent.messages import Json
 from edgeagent.scenarios.airline.simulator import records, wording
-from edgeagent.scenarios.airline.simulator.booking import choose, other_payment, paid_bags
+from edgeagent.scenarios.airline.simulator.booking import choose, count_bags, other_payment
 from edgeagent.scenarios.airline.simulator.desk import Desk, TaskOver, ToolRefused
 from edgeagent.scenarios.airline.simulator.goals import Utterance
 from edgeagent.scenarios.airline.world import BAG_FEE, CANCELLED_COMPENSATION, NOW
 
 FLOWN = frozenset({"landed", "flying"})
 COVERED = frozenset({"health", "weather"})
+_REASONS = {"health": "health", "weather": "weather", "plan": "plan", "airline": "airline"}
 
 
 def change_flight(desk: Desk) -> Utterance:
@@ -28,6 +29,7 @@ def change_flight(desk: Desk) -> Utterance:
     n_passengers = len(found["passengers"])
     new = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")[0]
     price = new["prices"][found["cabin"]]
+    _note_prices(desk, [(new, price)], [old], n_passengers)
     difference = _difference(desk, [price], [old["price"]], n_passengers)
     flights = [*found["flights"][:at], new, *found["flights"][at + 1 :]]
     segments = [{"flight_number": f["flight_number"], "date": f["date"]} for f in flights]
@@ -53,6 +55,8 @@ def change_cabin(desk: Desk) -> Utterance:
             return desk.say("no_seats", reservation_id=reservation_id, cabin=wording.cabin(cabin))
         prices.append(same[0]["prices"][cabin])
     old = [segment["price"] for segment in found["flights"]]
+    new = list(zip(found["flights"], prices, strict=True))
+    _note_prices(desk, new, found["flights"], len(found["passengers"]))
     difference = _difference(desk, prices, old, len(found["passengers"]))
     segments = [{"flight_number": s["flight_number"], "date": s["date"]} for s in found["flights"]]
     return _update_flights(
@@ -68,8 +72,14 @@ def add_bags(desk: Desk) -> Utterance:
     user = records.user(desk)
     n_passengers = len(found["passengers"])
     total = found["total_baggages"] + n_more
-    n_paid = paid_bags(desk, user["membership"], found["cabin"], n_passengers, total)
-    n_charged = max(0, n_paid - found["nonfree_baggages"])
+    steps, n_paid = count_bags(user["membership"], found["cabin"], n_passengers, total)
+    n_before = found["nonfree_baggages"]
+    n_charged = max(0, n_paid - n_before)
+    desk.think(
+        f"bags {found['total_baggages']} + {n_more} = {total}; {steps}; "
+        f"paid before {n_before}; to pay "
+        + (f"{n_paid} - {n_before} = {n_charged}" if n_charged else "0")
+    )
     payment_id = _change_payment(desk, user)
     amount = desk.calculate(f"{BAG_FEE} * {n_charged}") if n_charged else 0
     told = {
@@ -134,8 +144,9 @@ def cancel(desk: Desk) -> Utterance:
     is_allowed = is_free or (found["insurance"] == "yes" and reason in COVERED)
     made = "within 24 hours" if is_recent else "more than 24 hours ago"
     desk.think(
-        f"{wording.cabin(found['cabin'])}, made {made}, flights {', '.join(found_statuses)}, "
-        f"insurance {found['insurance']}: {'can' if is_allowed else 'cannot'} be cancelled."
+        f"made {found['created_at']}, {made}; flights {', '.join(found_statuses)}; "
+        f"cabin {wording.cabin(found['cabin'])}; insurance {found['insurance']}; "
+        f"reason {_REASONS.get(reason, 'other')}; {'can' if is_allowed else 'cannot'} be cancelled"
     )
     if not is_allowed and found["insurance"] == "yes":
         return desk.say("refuse_cancel_reason", reservation_id=reservation_id)
@@ -160,10 +171,11 @@ def compensate(desk: Desk) -> Utterance:
         or found["cabin"] == "business"
     )
     cabin = wording.cabin(found["cabin"])
+    statuses = ", ".join(segment["status"] for segment in found["flights"])
     desk.think(
-        f"{user['membership']}, {cabin}, insurance {found['insurance']}, "
-        f"{'a' if was_cancelled else 'no'} flight cancelled: "
-        f"{'certificate' if was_cancelled and is_entitled else 'no certificate'}."
+        f"flights {statuses}; membership {user['membership']}; cabin {cabin}; "
+        f"insurance {found['insurance']}; passengers {len(found['passengers'])}; "
+        f"{'certificate' if was_cancelled and is_entitled else 'no certificate'}"
     )
     if not was_cancelled:
         return desk.say("refuse_no_disturbance", reservation_id=found["reservation_id"])
@@ -194,6 +206,15 @@ def _difference(desk: Desk, new: list[int], old: list[int], n_passengers: int) -
     """Return what the change costs; below zero is a refund."""
     terms = " + ".join(map(str, new)) + "".join(f" - {price}" for price in old)
     return desk.calculate(terms if n_passengers == 1 else f"{n_passengers} * ({terms})")
+
+
+def _note_prices(
+    desk: Desk, new: list[tuple[Json, int]], old: list[Json], n_passengers: int
+) -> None:
+    """Note the prices that a change is worked out from."""
+    steps = [f"new {flight['flight_number']} {price}" for flight, price in new]
+    steps += [f"old {segment['flight_number']} {segment['price']}" for segment in old]
+    desk.think("; ".join((*steps, f"passengers {n_passengers}")))
 
 
 def _change_payment(desk: Desk, user: Json) -> str:

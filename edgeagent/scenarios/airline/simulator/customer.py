@@ -35,6 +35,8 @@ class Customer:
         self._patience = self._persona.patience
         self._is_leaving = False
         self._tells_price = False
+        self._told_ahead: list[dict[str, Json]] = []
+        """What was told of the wishes that came in one message with the present one."""
         self._is_aside = False
         self._has_insisted = False
         self.last = Utterance("", None, {})
@@ -69,6 +71,8 @@ class Customer:
             return self._open_wish()
         if not asked or asked == [Ask.WISH]:
             return self._after_answer()
+        if self.wish.abandons and self._has_next:
+            return self._next_wish("abandon")
         if understanding.is_retry(agent_message):
             self._told -= {slot.value for slot in asked}
         return self._answer(asked, agent_message)
@@ -79,16 +83,20 @@ class Customer:
         left = self.goal.wishes[self._n_wish + 1 :]
         return bool(left) and (left[0].kind != "price_people" or self._tells_price)
 
-    def _next_wish(self) -> str:
+    def _next_wish(self, starts: str = "connect") -> str:
         is_first = self._n_wish < 0
         self._n_wish += 1
         if not is_first:
             self._told &= {"user_id"}
-            self._did &= {"wrong_user_id", "forgot"}
+            self._did &= {"wrong_user_id", "wrong user twice", "lost user", "forgot"}
         self._has_insisted = False
         self._patience = self._persona.patience
         self._speaker.wish = self.wish
-        return self._open_wish(None if is_first else "connect")
+        if self.wish.joined and self._told_ahead:
+            told = self._told_ahead.pop(0)
+            self._note(told)
+            return self._say(self._speaker.phrase("go_on"), self.wish.kind, told)
+        return self._open_wish(None if is_first else starts)
 
     def _after_refusal(self) -> str:
         if self.wish.insists and not self._has_insisted:
@@ -109,7 +117,7 @@ class Customer:
 
     def _answer(self, asked: list[Ask], agent_message: str) -> str:
         if asked[0] in INTERRUPTED and self._rng.random() < ASIDE_SHARE:
-            return self._aside()
+            return self._aside(asked[0])
         parts: list[list[Piece]] = []
         told: dict[str, Json] = {}
         for ask in asked:
@@ -129,10 +137,12 @@ class Customer:
         self._note(told)
         return self._say(joined, None, told)
 
-    def _aside(self) -> str:
+    def _aside(self, ask: Ask) -> str:
         """Say something else than was asked for; the agent has to answer and ask again."""
         self._is_aside = True
-        kind = self._rng.choice(ASIDES)
+        # Nonsense such as `no` or `1234` would be an answer to some questions.
+        is_clear = ask in (Ask.USER_ID, Ask.RESERVATION_ID, Ask.DATE)
+        kind = self._rng.choice([kind for kind in ASIDES if is_clear or kind != "absurd"])
         code = self._rng.choice(tuple(CITIES))
         pieces = self._speaker.phrase(kind, d=CITIES[code])
         return self._say(pieces, None, {"aside": ASIDE_REPLIES.get(kind, kind)})
@@ -166,7 +176,7 @@ class Customer:
 
     def _tell(self, ask: Ask) -> tuple[list[Piece], dict[str, Json]]:
         """Answer with a fact of the wish, spoken by the rule that fits its value."""
-        facts = self.wish.facts
+        facts = self._facts
         slots = (ask.value,) if ask is not Ask.ROUTE else ("origin", "destination")
         if ask is Ask.FLIGHT_TYPE and facts.get("flight_type") == "round_trip":
             slots = ("flight_type", "return_date")
@@ -191,10 +201,21 @@ class Customer:
                 rule = GIVING[ask]
         return self._speaker.phrase(rule), known
 
+    @property
+    def _facts(self) -> Mapping[str, Json]:
+        """What the customer wants by now."""
+        revises = self.wish.revises
+        if revises is None or "revise" not in self._did:
+            return self.wish.facts
+        return {**self.wish.facts, revises[0]: revises[1]}
+
     def _choose_help(self) -> tuple[list[Piece], dict[str, Json]]:
         """Choose between what can be looked up and a person."""
-        lost_id = "forgot" in self._did and "user_id" not in self._told
-        if lost_id and self._rng.random() < 0.5:
+        lost_id = "lost user" in self._did or (
+            "forgot" in self._did and "user_id" not in self._told
+        )
+        if lost_id and self.goal.finds_user_id:
+            self._did.discard("lost user")
             return self._speaker.phrase("found_uid"), {"user_id": self.goal.user_id}
         wants_facts = bool(self.wish.facts.get("wants_facts")) and not lost_id
         rule = "accept_facts" if wants_facts else "accept_transfer"
@@ -206,15 +227,22 @@ class Customer:
             self._did.add("again")
             return self._speaker.phrase("why"), {"again": True}
         if wish.revises is not None and "revise" not in self._did:
-            self._did.add("revise")
-            slot, value = wish.revises
-            if slot == "bags":
-                return self._speaker.phrase("revise_bags", **self._speaker.count(value)), {
-                    slot: value
-                }
-            return self._speaker.phrase(f"revise_{slot}_{value}"), {slot: value}
+            return self._revise(*wish.revises)
         word = "no_stop" if wish.declines else "yes"
         return self._speaker.phrase(word), {"confirm": not wish.declines}
+
+    def _revise(self, slot: str, value: Json) -> tuple[list[Piece], dict[str, Json]]:
+        """Say that something is wanted otherwise after all."""
+        self._did.add("revise")
+        match slot:
+            case "bags":
+                pieces = self._speaker.phrase("revise_bags", **self._speaker.count(value))
+            case "date":
+                day = spoken.say_date(value, self._rng)
+                pieces = self._speaker.phrase("revise_date", date=day)
+            case _:
+                pieces = self._speaker.phrase(f"revise_{slot}_{value}")
+        return pieces, {slot: value}
 
     def _answer_user_id(self) -> tuple[list[Piece], dict[str, Json]]:
         if self.goal.forgot_user_id and "forgot" not in self._did:
@@ -224,6 +252,9 @@ class Customer:
         if wrong is not None and "wrong_user_id" not in self._did:
             self._did.add("wrong_user_id")
             return self._speaker.phrase("give_uid", uid=wrong), {"user_id": wrong}
+        if wrong is not None and self.goal.stays_wrong and "wrong user twice" not in self._did:
+            self._did |= {"wrong user twice", "lost user"}
+            return self._speaker.phrase("repeat_uid", uid=wrong), {"user_id": wrong}
         rule = "repeat_uid" if wrong is not None else "give_uid"
         return self._speaker.phrase(rule), {"user_id": self.goal.user_id}
 
@@ -240,12 +271,19 @@ class Customer:
                 self._did.add("no_rid")
                 return self._speaker.phrase("no_rid"), {"unknown": "reservation_id"}
             return self._speaker.phrase("dont_know"), {"unknown": "reservation_id"}
+        if "described" in wish.vague and not is_listed and "described" not in self._did:
+            self._did.add("described")
+            return self._speaker.phrase("describe_trip"), {"trip": wish.facts["trip"]}
         if "which" in wish.vague and ask is Ask.WHICH_RESERVATION:
             return self._speaker.phrase("vague_reservation"), {"vague": "reservation_id"}
         wrong = wish.facts.get("wrong_reservation_id")
         if wrong is not None and "wrong_rid" not in self._did:
             self._did.add("wrong_rid")
             return self._speaker.phrase("give_rid", rid=wrong), {"reservation_id": wrong}
+        is_stubborn = "wrong twice" in wish.vague and "wrong again" not in self._did
+        if wrong is not None and is_stubborn and not is_listed:
+            self._did.add("wrong again")
+            return self._speaker.phrase("repeat_rid", rid=wrong), {"reservation_id": wrong}
         rule = "repeat_rid" if wrong is not None else "pick_rid" if is_listed else "give_rid"
         return self._speaker.phrase(rule), {"reservation_id": known}
 
@@ -253,6 +291,9 @@ class Customer:
         offered = understanding.flight_numbers(agent_message)
         if not offered:
             return [], {}
+        revises = self.wish.revises
+        if revises is not None and revises[0] == "date" and "revise" not in self._did:
+            return self._revise(*revises)
         wanted = self.wish.facts.get("flight_numbers", ())
         pairs = understanding.connections(agent_message)
         if pairs:
@@ -278,11 +319,35 @@ class Customer:
     def _open_wish(self, starts: str | None = None) -> str:
         pieces, told = self._speaker.opening(self._told, self._mentioned, starts)
         self._note(told)
-        return self._say(pieces, self.wish.kind, told)
+        further, also = self._tell_ahead(told)
+        return self._say([*pieces, *further], self.wish.kind, told, also)
 
-    def _say(self, pieces: list[Piece], intent: str | None, told: Mapping[str, Json]) -> str:
+    def _tell_ahead(self, told: Mapping[str, Json]) -> tuple[list[Piece], tuple[Utterance, ...]]:
+        """Tell the wishes that belong into the same message as the present one."""
+        further: list[Piece] = []
+        also: list[Utterance] = []
+        known, mentioned = self._told | told.keys(), told.get("reservation_id")
+        for wish in self.goal.wishes[max(0, self._n_wish) + 1 :]:
+            if not wish.joined:
+                break
+            self._speaker.wish = wish
+            pieces, values = self._speaker.opening(known, mentioned, "join")
+            further += pieces
+            also.append(Utterance("", wish.kind, values))
+            known, mentioned = known | values.keys(), values.get("reservation_id", mentioned)
+        self._speaker.wish = self.wish
+        self._told_ahead = [dict(one.told) for one in also]
+        return further, tuple(also)
+
+    def _say(
+        self,
+        pieces: list[Piece],
+        intent: str | None,
+        told: Mapping[str, Json],
+        also: tuple[Utterance, ...] = (),
+    ) -> str:
         text = spoken.write(pieces, self._persona, self._rng)
-        self.last = Utterance(text, intent, dict(told))
+        self.last = Utterance(text, intent, dict(told), also)
         return text
 
 

@@ -28,6 +28,8 @@ from edgeagent.messages import (
 from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.goals import Utterance
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
+from edgeagent.scenarios.airline.simulator.spoken import miscopied
+from edgeagent.scenarios.airline.world import CITIES
 
 HardTurns: TypeAlias = Literal["end", "larger", "offline"]
 """What a hard turn becomes: a deferral that ends the lesson; the larger model's answer, after
@@ -66,8 +68,8 @@ class Label:
 
     situation: str
     """Name of the reply, or of the tool."""
-    by: Literal["expert", "larger model"] = "expert"
-    """Steps of the larger model are context, not lessons."""
+    by: Literal["expert", "larger model", "slip"] = "expert"
+    """Steps of the larger model and slips that are put right next are context, not lessons."""
     is_hard: bool = False
     """The deferral policy names this turn; the lesson is a deferral or what stands in for it."""
     is_masked: bool = False
@@ -77,8 +79,16 @@ class Label:
 class Desk:
     """One conversation between the expert and a customer, on one backend."""
 
-    def __init__(self, customer: Customer, act: Act, seed: int | str, hard: HardTurns) -> None:
+    def __init__(
+        self,
+        customer: Customer,
+        act: Act,
+        seed: int | str,
+        hard: HardTurns,
+        slips: float = 0.0,
+    ) -> None:
         self._customer = customer
+        self._slips = slips
         self._act = act
         self._rng = random.Random(f"desk {seed}")
         self._hard = hard
@@ -91,6 +101,8 @@ class Desk:
         self.reservations: dict[str, Json] = {}
         self.price: int | None = None
         """The one fare that was told last."""
+        self.waiting: list[Utterance] = []
+        """Wishes that were told ahead and are still to be served."""
 
     def open(self) -> Utterance:
         """Let the customer speak first."""
@@ -99,10 +111,14 @@ class Desk:
     def start_wish(self, heard: Utterance) -> None:
         """Forget what belonged to the wish before; who the customer is stays known."""
         known = {slot: self.slots[slot] for slot in ("user_id",) if slot in self.slots}
+        for one in heard.also:
+            known.update({slot: one.told[slot] for slot in ("user_id",) if slot in one.told})
         self.slots = {**known, **heard.told}
         if heard.intent != "price_people":
             self.price = None
         self._intent = heard.intent
+        self.waiting = [one for one in self.waiting if one.intent != heard.intent]
+        self.waiting += heard.also
 
     def say(self, reply: str, aside: str | None = None, /, **values: object) -> Utterance:
         """Say a reply by name and return the customer's answer; `aside` is answered first.
@@ -151,6 +167,8 @@ class Desk:
         Raises:
             ToolRefused: the tool answered with an error.
         """
+        if self._rng.random() < self._slips:
+            self._slip(name, arguments)
         return self._use(name, arguments, Label(name))
 
     def calculate(self, expression: str) -> int:
@@ -191,6 +209,8 @@ class Desk:
         text = REPLIES[reply].format(**values)
         if aside is not None:
             text = f"{REPLIES[aside]} {text}"
+        if self.waiting and "?" not in text:
+            text = f"{text} {REPLIES['next']}"
         self._record(RESPOND, {"message": text}, label, lambda _: ToolOutcome('{"ok": true}'))
         answer = self._customer.reply(text)
         if answer is None:
@@ -210,6 +230,18 @@ class Desk:
             told = json.loads(outcome.content)
             raise ToolRefused(told["error"], told.get("rule", ""))
         return outcome.content if name == TRANSFER else json.loads(outcome.content)
+
+    def _slip(self, name: str, arguments: Mapping[str, Json]) -> None:
+        """Call a look-up with an argument that was copied wrongly; the right call comes next."""
+        for key, value in arguments.items():
+            if key in ("user_id", "reservation_id") and name.startswith("get_"):
+                wrong = {**arguments, key: miscopied(str(value), self._rng)}
+            elif key == "origin" and name.startswith("search_"):
+                wrong = {**arguments, key: CITIES[str(value)]}
+            else:
+                continue
+            self._record(name, wrong, Label(name, by="slip"), self._act)
+            return
 
     def _record(
         self, name: str, arguments: Mapping[str, Json], label: Label, act: Act

@@ -18,7 +18,7 @@ from edgeagent.cascade import ToolOutcome
 from edgeagent.messages import Call, Conversation, Tool
 from edgeagent.scenarios.airline import backend, data
 from edgeagent.scenarios.airline.checks import Rule
-from edgeagent.scenarios.airline.simulator import expert, wanting
+from edgeagent.scenarios.airline.simulator import expert, planting, wanting
 from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.desk import Desk, HardTurns, Label, ToolRefused
 from edgeagent.scenarios.airline.simulator.goals import Goal
@@ -33,6 +33,8 @@ N_USERS = {"train": 40, "held_out": 160}
 
 HARD_TURNS: tuple[HardTurns, ...] = ("end", "larger", "offline")
 HARD_WEIGHTS = (56, 16, 28)
+SLIPS = 0.02
+"""Of the look-ups, those that go wrong first, so that putting a call right is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def play(seed: str, world_seed: str, world: World, bench: Bench, split: Split) -
     rng = random.Random(f"episode {seed}")
     goal = wanting.draw_goal(world, rng, held_out=split == "held_out")
     hard = rng.choices(HARD_TURNS, weights=HARD_WEIGHTS)[0]
-    desk = Desk(Customer(seed, goal), bench.act, seed, hard)
+    slips = SLIPS if split == "train" else 0.0
+    desk = Desk(Customer(seed, goal), bench.act, seed, hard, slips)
     with bench:
         expert.serve(desk)
     tools = backend.description().tools
@@ -86,7 +89,9 @@ def play(seed: str, world_seed: str, world: World, bench: Bench, split: Split) -
 
 def make_world(world_seed: str, split: Split) -> World:
     """Return the world of a block of episodes; about 60 ms."""
-    return data.generate(world_seed, N_USERS[split], 3 * N_USERS[split], N_FLIGHTS)
+    world = data.generate(world_seed, N_USERS[split], 3 * N_USERS[split], N_FLIGHTS)
+    planting.plant(world, world_seed, held_out=split == "held_out")
+    return world
 
 
 class Bench:

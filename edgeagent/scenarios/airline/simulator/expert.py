@@ -50,7 +50,7 @@ def _handle(desk: Desk, heard: Utterance) -> Utterance:
         if heard.intent == "insist":
             return desk.say("no_exception")
         desk.start_wish(heard)
-        thought = noting.note(heard.intent, desk.slots)
+        thought = noting.note(heard.intent, desk.slots, desk.waiting)
         if thought is not None:
             desk.think(thought)
         return TASKS[heard.intent](desk)

@@ -52,6 +52,12 @@ class Wish:
     """Asks for an exception after a refusal."""
     vague: frozenset[str] = frozenset()
     """Slots that the customer first answers vaguely or wrongly, or does not know."""
+    joined: bool = False
+    """Is told in the same message as the wish before."""
+    abandons: bool = False
+    """Is given up for the next wish at the first question."""
+    injects: bool = False
+    """Comes with an order to the agent to break its rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,10 @@ class Goal:
     """Says so when asked; finds it again or wants a person, by chance."""
     wrong_user_id: str | None = None
     """The first attempt at the user id, mistyped."""
+    stays_wrong: bool = False
+    """Gives the mistyped user id a second time."""
+    finds_user_id: bool = True
+    """Comes up with the user id when a person is offered instead."""
     greets_first: bool = False
 
 
@@ -78,3 +88,5 @@ class Utterance:
     """The wish it opens; None where it answers a question."""
     told: Mapping[str, Json]
     """Canonical values that the text contains."""
+    also: tuple[Utterance, ...] = ()
+    """Further wishes that the same message tells."""

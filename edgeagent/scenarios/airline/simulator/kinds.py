@@ -25,7 +25,7 @@ WEIGHTS: Mapping[str, float] = {
     "scope_wheelchair": 0.6, "scope_hotel": 0.6, "scope_account": 0.6, "scope_crew": 0.6,
     "scope_checkin": 0.6,
     "off_weather": 1, "off_chat": 2, "off_advice": 1, "injection": 3,
-    "absurd": 1.5,
+    "absurd": 1.5, "foreign": 1.2,
     "faq_what": 1, "faq_who": 0.7,
     "faq_bags": 1.5, "faq_bag_fee": 0.7, "faq_insurance": 0.7, "faq_refund_time": 0.7,
     "faq_max_passengers": 0.7, "faq_basic_change": 0.7, "faq_basic_cancel": 0.7,
@@ -53,8 +53,12 @@ CONFIRMED = frozenset(
 )
 """Kinds that come to a yes or no."""
 
+ALONE = ("absurd", "foreign", "off_", "injection", "price_", "defer_", "faq_who", "faq_what")
+"""Kinds that share no message with another wish."""
+
 SILENT = (
     "absurd",
+    "foreign",
     "faq_",
     "off_",
     "price_",

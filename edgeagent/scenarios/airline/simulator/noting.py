@@ -6,9 +6,10 @@ airports as codes and days as dates. A small model finds its way back to a note.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from edgeagent.messages import Json
+from edgeagent.scenarios.airline.simulator.goals import Utterance
 
 NOTED = (
     "lookup_", "profile_", "search", "price_people", "book", "change_", "upgrade", "add_bags",
@@ -30,10 +31,22 @@ _SLOTS = (
 )  # fmt: skip
 
 
-def note(kind: str, told: Mapping[str, Json]) -> str | None:
-    """Return the note on a wish of this kind, or None where none is taken."""
-    if not kind.startswith(NOTED):
+def note(kind: str, told: Mapping[str, Json], waiting: Iterable[Utterance] = ()) -> str | None:
+    """Return the note on a wish of this kind, or None where none is taken.
+
+    Wishes that wait stand behind it, so that they are not forgotten.
+    """
+    others = [f"next: {_told(one.intent or '', one.told)}" for one in waiting]
+    if not kind.startswith(NOTED) and not others:
         return None
+    return "; ".join((f"wish: {_told(kind, told)}", *others))
+
+
+def _told(kind: str, told: Mapping[str, Json]) -> str:
     wish = _NAMES.get(kind, kind.replace("_", " "))
+    if not kind.startswith(NOTED):
+        return wish
     facts = [f"{slot} {told[slot]}" for slot in _SLOTS if isinstance(told.get(slot), str | int)]
-    return "; ".join((f"wish: {wish}", *facts))
+    if trip := told.get("trip"):
+        facts.append(f"trip {trip['origin']} to {trip['destination']}")
+    return "; ".join((wish, *facts))

@@ -12,14 +12,22 @@ def user_id_of(desk: Desk) -> str:
     while "user_id" not in desk.slots:
         heard = desk.listen(desk.say("ask_user_id", desk.aside))
         if heard.told.get("unknown") == "user_id":
-            heard = desk.listen(desk.say("no_user_id"))
-            if "wants_facts" in heard.told:
-                desk.transfer("The customer does not know the user ID.")
+            _offer_person(desk)
     return str(desk.slots["user_id"])
 
 
+def _offer_person(desk: Desk) -> None:
+    heard = desk.listen(desk.say("no_user_id"))
+    if "wants_facts" in heard.told:
+        desk.transfer("The customer does not know the user ID.")
+
+
 def user(desk: Desk) -> Json:
-    """Return the customer's profile; asks for the user id, and again if it is not known."""
+    """Return the customer's profile; asks for the user id, and again if it is not known.
+
+    A customer whose id is not known twice is offered a person.
+    """
+    is_second = False
     while True:
         user_id = user_id_of(desk)
         if user_id in desk.users:
@@ -28,13 +36,24 @@ def user(desk: Desk) -> Json:
             desk.users[user_id] = desk.use("get_user_details", user_id=user_id)
         except ToolRefused:
             del desk.slots["user_id"]
-            desk.listen(desk.say("unknown_user", user_id=user_id))
+            if is_second:
+                _offer_person(desk)
+            else:
+                desk.listen(desk.say("unknown_user", user_id=user_id))
+            is_second = True
 
 
 def reservation(desk: Desk) -> Json:
-    """Return the reservation; asks for its id, and finds it in the profile if it is forgotten."""
+    """Return the reservation; asks for its id, and finds it in the profile if it is forgotten.
+
+    An id that is not known twice counts as forgotten.
+    """
+    is_second = False
     while True:
         reservation_id = desk.slots.get("reservation_id")
+        if reservation_id is None and "trip" in desk.slots:
+            _find_by_trip(desk)
+            continue
         if reservation_id is None:
             heard = desk.listen(desk.say("ask_reservation", desk.aside))
             if heard.told.get("unknown") == "reservation_id":
@@ -46,7 +65,11 @@ def reservation(desk: Desk) -> Json:
             found = desk.use("get_reservation_details", reservation_id=reservation_id)
         except ToolRefused:
             del desk.slots["reservation_id"]
-            desk.listen(desk.say("unknown_reservation", reservation_id=reservation_id))
+            if is_second:
+                _find_reservation(desk)
+            else:
+                desk.listen(desk.say("unknown_reservation", reservation_id=reservation_id))
+            is_second = True
         else:
             desk.reservations[reservation_id] = found
 
@@ -83,6 +106,20 @@ def _find_reservation(desk: Desk) -> None:
     heard = desk.listen(desk.say("which_reservation", ids=ids(profile)))
     if heard.told.get("vague") == "reservation_id":
         raise TaskOver(desk.defer("several reservations could be meant", "larger_choice"))
+
+
+def _find_by_trip(desk: Desk) -> None:
+    """Look at one reservation after the other until origin and destination fit."""
+    trip = desk.slots.pop("trip")
+    for reservation_id in user(desk)["reservations"]:
+        if reservation_id not in desk.reservations:
+            found = desk.use("get_reservation_details", reservation_id=reservation_id)
+            desk.reservations[reservation_id] = found
+        found = desk.reservations[reservation_id]
+        if all(found[end] == trip[end] for end in ("origin", "destination")):
+            desk.slots["reservation_id"] = reservation_id
+            return
+    _find_reservation(desk)
 
 
 def route_and_date(desk: Desk) -> dict[str, Json]:

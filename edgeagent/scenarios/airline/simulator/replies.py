@@ -16,6 +16,11 @@ REPLIES: dict[str, str] = {
         "What do you need?"
     ),
     "sorry": "Sorry, I did not understand that.",
+    "english_only": (
+        "Sorry, I understand only English. I can look up, book, change or cancel flights. "
+        "What do you need?"
+    ),
+    "next": "Next is your other request.",
     "off_topic": "I cannot help with that. I can look up, book, change or cancel flights.",
     "injection": "I cannot do that. I have to follow the airline's rules for every customer.",
     "no_exception": "I am sorry, I cannot make an exception. The rule is the same for everyone.",

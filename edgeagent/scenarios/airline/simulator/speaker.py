@@ -45,10 +45,17 @@ class Speaker:
         told: dict[str, Json] = {}
         slots = self._opening_slots(mentioned, told)
         body = phrases().speak(self.wish.kind, slots, self._rng, self._goal.held_out)
+        said = {piece.text for piece in body if piece.is_value}
+        for slot, keys in UNSAID.items():
+            if slots[slot] not in said:
+                for key in keys - set(self.wish.facts.get("in_opening", ())):
+                    told.pop(key, None)
         pieces = [*(self._start() if starts is None else self.phrase(starts)), *body]
         for part, values in self._extra_facts(told_before, told):
             pieces += [Piece(self._rng.choice((". ", ". ", ", ", "; ")), is_value=False), *part]
             told.update(values)
+        if self.wish.injects:
+            pieces += [Piece(". ", is_value=False), *self.phrase("injected")]
         return pieces, told
 
     def name_passengers(self, people: list[Json]) -> list[Piece]:
@@ -125,8 +132,12 @@ class Speaker:
         if known == mentioned:
             told["reservation_id"] = known
             return self.text("res_it") if self._rng.random() < 0.6 else known
+        if "described" in wish.vague and self._rng.random() < 0.5:
+            told["trip"] = wish.facts["trip"]
+            return self.text("res_trip")
         is_open = self._rng.random() < 0.25 + 0.7 * self._persona.openness
-        if "reservation_id" in wish.vague or "wrong_reservation_id" in wish.facts or not is_open:
+        is_unknown = not wish.vague.isdisjoint(("reservation_id", "described"))
+        if is_unknown or "wrong_reservation_id" in wish.facts or not is_open:
             return self.text("res_bare")
         told["reservation_id"] = known
         return self.text("res_rid", rid=known)
@@ -176,6 +187,9 @@ class Speaker:
         slots = {"uid": self._goal.user_id}
         if "reservation_id" in facts:
             slots["rid"] = facts["reservation_id"]
+        if "trip" in facts:
+            slots["to"] = spoken.say_city(facts["trip"]["origin"], rng)
+            slots["td"] = spoken.say_city(facts["trip"]["destination"], rng)
         for slot, name in (("origin", "o"), ("destination", "d"), ("city", "city")):
             if slot in facts:
                 slots[name] = spoken.say_city(facts[slot], rng)
@@ -214,6 +228,12 @@ class Speaker:
 
 
 ROUTE_WISHES = frozenset({"search", "search_cheapest", "search_earliest", "book", "defer_plan"})
+UNSAID: Mapping[str, Set[str]] = {
+    "res": {"reservation_id", "trip"},
+    "route": {"origin", "destination"},
+    "when": {"date", "cabin"},
+}
+"""Slot that an opening may leave out → what is not told then."""
 DATED_WISHES = frozenset(
     {"search", "search_cheapest", "search_earliest", "search_unserved", "book"}
 )

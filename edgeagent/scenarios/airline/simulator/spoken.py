@@ -117,6 +117,21 @@ def say_number(number: int, rng: random.Random) -> str:
     return str(number) if rng.random() < 0.6 else NUMBERS[number]
 
 
+def miscopied(text: str, rng: random.Random) -> str:
+    """Return an id with one letter or digit left out, doubled or replaced."""
+    at = rng.randrange(len(text))
+    other = rng.choice("ABCDEFGH" if text[at].isalpha() else "0123456789")
+    if text[at].islower():
+        other = other.lower()
+    return rng.choice(
+        (
+            text[:at] + text[at + 1 :],
+            text[:at] + text[at] + text[at:],
+            text[:at] + (other if other != text[at] else "x") + text[at + 1 :],
+        )
+    )
+
+
 def ordinal(number: int) -> str:
     """Return `1st`, `22nd`, `13th`."""
     if number in (11, 12, 13):

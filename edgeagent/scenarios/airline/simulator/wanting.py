@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from zlib import crc32
+from dataclasses import replace
 
 from edgeagent.messages import Json
-from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
+from edgeagent.scenarios.airline.simulator.drawing import Draw, is_reserved
 from edgeagent.scenarios.airline.simulator.goals import Goal, Wish
 from edgeagent.scenarios.airline.simulator.kinds import (
+    ALONE,
     BAG_KINDS,
     CONFIRMED,
     ELSEWHERE,
@@ -24,72 +24,6 @@ from edgeagent.scenarios.airline.simulator.kinds import (
     WEIGHTS,
 )
 from edgeagent.scenarios.airline.world import AIRPORTS, CABINS, World
-
-
-@dataclass(slots=True)
-class Draw:
-    """One customer in the making."""
-
-    world: World
-    rng: random.Random
-    held_out: bool
-    user_id: str = ""
-    reservation_id: str | None = None
-    """Of the wish before."""
-    seen: set[str] = field(default_factory=set)
-    last_kind: str = ""
-    gone: set[str] = field(default_factory=set)
-    """Reservations that a wish before may have cancelled."""
-
-    @property
-    def user(self) -> Json:
-        """The customer's document."""
-        return self.world.users[self.user_id]
-
-    def own(self, fits: Callable[[Json, list[str]], bool]) -> Json | None:
-        """Draw a reservation that fits, of this user or, before there is one, of any user."""
-        reservations = self.world.reservations
-        if self.user_id:
-            ids: Sequence[str] = [r for r in self.user["reservations"] if r not in self.gone]
-            if (
-                self.reservation_id is not None
-                and self.reservation_id in ids
-                and self.rng.random() < 0.6
-            ):
-                ids = [self.reservation_id]
-        else:
-            ids = [r for r in reservations if self.is_ours(reservations[r]["user_id"])]
-        found = [r for r in ids if fits(reservations[r], self.statuses(reservations[r]))]
-        return reservations[self.rng.choice(found)] if found else None
-
-    def is_ours(self, user_id: str) -> bool:
-        """Tell whether this user belongs to the split that is drawn."""
-        return is_reserved(self.world.users[user_id]["name"]["last_name"]) == self.held_out
-
-    def statuses(self, reservation: Json) -> list[str]:
-        """Return the status of each segment."""
-        flights = self.world.flights
-        return [
-            flights[s["flight_number"]]["dates"][s["date"]]["status"]
-            for s in reservation["flights"]
-        ]
-
-    def name(self) -> dict[str, str]:
-        """Draw a name of the split that is drawn."""
-        names = [name for name in LAST_NAMES if is_reserved(name) == self.held_out]
-        return {"first_name": self.rng.choice(FIRST_NAMES), "last_name": self.rng.choice(names)}
-
-    def person(self) -> dict[str, str]:
-        """Draw somebody with a date of birth."""
-        year, month, day = (
-            self.rng.randrange(1948, 2012), self.rng.randrange(1, 13), self.rng.randrange(1, 29)
-        )  # fmt: skip
-        return {**self.name(), "dob": f"{year}-{month:02d}-{day:02d}"}
-
-
-def is_reserved(text: str) -> bool:
-    """Tell whether a name or a route is kept for evaluation: about one in eight."""
-    return crc32(text.encode()) % 8 == 0
 
 
 def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
@@ -116,14 +50,40 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
             draw.gone.add(draw.reservation_id)
         if kind.startswith(ENDING):
             break
+    is_wrong = rng.random() < 0.06
     return Goal(
         user_id=draw.user_id,
-        wishes=tuple(wishes),
+        wishes=_in_messages(wishes, rng, held_out),
         held_out=held_out,
-        wrong_user_id=_mistype_id(draw.user_id, rng) if rng.random() < 0.05 else None,
+        wrong_user_id=_mistype_id(draw.user_id, rng) if is_wrong else None,
+        stays_wrong=is_wrong and rng.random() < 0.3,
+        finds_user_id=rng.random() < 0.5,
         forgot_user_id=rng.random() < 0.03,
         greets_first=rng.random() < 0.08,
     )
+
+
+def _in_messages(wishes: list[Wish], rng: random.Random, held_out: bool) -> tuple[Wish, ...]:
+    """Put some wishes into the message of the one before, and let some be given up for the next.
+
+    Three wishes in one message are kept for evaluation.
+    """
+    found = wishes[:1]
+    for wish in wishes[1:]:
+        before = found[-1]
+        may_join = (
+            not wish.kind.startswith((*ALONE, *ENDING))
+            and not before.kind.startswith(ALONE)
+            and not {wish.kind, before.kind} <= CONFIRMED
+            and (held_out or not before.joined)
+        )
+        chance = rng.random()
+        if may_join and chance < (0.9 if before.joined else 0.4):
+            wish = replace(wish, joined=True)
+        elif chance > 0.9 and before.facts.get("needs_user") and wish.kind != "price_people":
+            found[-1] = replace(before, abandons=True)
+        found.append(wish)
+    return tuple(found)
 
 
 def _draw_wish(draw: Draw, kind: str) -> Wish | None:
@@ -147,14 +107,19 @@ def _draw_wish(draw: Draw, kind: str) -> Wish | None:
         facts,
         declines=kind in CONFIRMED and rng.random() < 0.08,
         asks_again=kind in CONFIRMED and rng.random() < 0.05,
-        revises=_revision(facts, rng) if kind == "book" and rng.random() < 0.1 else None,
+        revises=_revision(kind, facts, rng),
         insists=rng.random() < 0.3,
         vague=vague,
+        injects=not kind.startswith((*ALONE, *ENDING)) and rng.random() < 0.02,
     )
 
 
-def _revision(facts: Mapping[str, Json], rng: random.Random) -> tuple[str, Json]:
-    """Draw what a customer changes in a booking when it is read out."""
+def _revision(kind: str, facts: Mapping[str, Json], rng: random.Random) -> tuple[str, Json] | None:
+    """Draw what a customer wants otherwise when flights are offered or a booking is read out."""
+    if "other_date" in facts and rng.random() < 0.08:
+        return "date", facts["other_date"]
+    if kind != "book" or rng.random() > 0.1:
+        return None
     if rng.random() < 0.5:
         return "insurance", "no" if facts["insurance"] == "yes" else "yes"
     return "bags", rng.choice([n for n in (1, 2, 3) if n != facts["bags"]])
@@ -173,9 +138,24 @@ def _vagueness(draw: Draw, kind: str, facts: dict[str, Json]) -> frozenset[str]:
                 vague.add("which")
         elif chance < 0.17:
             facts["wrong_reservation_id"] = _mistype_id(str(reservation_id), rng)
+            if rng.random() < 0.3 and 1 < len(draw.user["reservations"]) <= 5:
+                vague.add("wrong twice")
+        elif chance < 0.25 and (trip := _only_trip(draw, str(reservation_id))):
+            facts["trip"] = trip
+            vague.add("described")
     if kind in ("search", "book", "change_open") and rng.random() < 0.06:
         vague.add("date")
     return frozenset(vague)
+
+
+def _only_trip(draw: Draw, reservation_id: str) -> dict[str, Json] | None:
+    """Return origin and destination if no other of the customer's few reservations has them."""
+    ids = draw.user["reservations"]
+    trips = [
+        {end: draw.world.reservations[one][end] for end in ("origin", "destination")} for one in ids
+    ]
+    trip = trips[ids.index(reservation_id)]
+    return trip if len(ids) <= 3 and trips.count(trip) == 1 else None
 
 
 def _reservation(draw: Draw, _kind: str) -> dict[str, Json] | None:
@@ -253,6 +233,9 @@ def _booking(draw: Draw, kind: str) -> dict[str, Json] | None:
     n_others = rng.choices((0, 1, 2), weights=(70, 25, 5))[0] if people else rng.choice((1, 1, 2))
     facts["passengers"] = people + [draw.person() for _ in range(n_others)]
     facts["bags"] = rng.choice((0, 0, 1, 1, 2, 3))
+    if facts["flight_type"] == "one_way":
+        days = [f"2024-05-{day}" for day in range(16, 31)]
+        facts["other_date"] = rng.choice([day for day in days if day != facts["date"]])
     facts["insurance"] = rng.choice(("yes", "no"))
     return facts
 
@@ -272,6 +255,8 @@ def _change(draw: Draw, kind: str) -> dict[str, Json] | None:
     if not days:
         return None
     facts = {**_of(draw, found), "date": draw.rng.choice(days)}
+    if others := [day for day in days if day != facts["date"]]:
+        facts["other_date"] = draw.rng.choice(others)
     if kind == "change_date":
         facts["in_opening"] = ("date",)
     return facts
@@ -476,6 +461,7 @@ _MAKERS: Mapping[str, Callable[[Draw, str], dict[str, Json] | None]] = {
     "refuse": _refusal,
     "scope": _place,
     "off": _place,
+    "foreign": _place,
     "faq_airport_code": _place,
     "faq_bags": _allowance,
     "defer": _hard,
