@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from edgeagent import catalog, config, wiring
+from edgeagent import catalog, config, gguf_header, wiring
 from edgeagent.commands.terminal import plain
 from edgeagent.config import Config
 from edgeagent.engine.client import EngineOptions
@@ -28,7 +29,7 @@ from edgeagent.evals.bench import recorded as recorded_
 from edgeagent.evals.bench import report, table
 from edgeagent.evals.bench.lanes import Lane, OwnLane, ServerLane
 from edgeagent.evals.bench.run import Bench
-from edgeagent.evals.bench.server import BEST, Served
+from edgeagent.evals.bench.server import BEST, Served, shows_policy
 
 AGAINST = {"plain": Loop.PLAIN, "llama-cpp-python": Loop.BINDING}
 
@@ -43,6 +44,8 @@ class _Asked:
     tools: Path | None
     against: tuple[str, ...]
     servers: tuple[str, ...]
+    best_servers: tuple[str, ...]
+    prefixes: Path | None
     repetitions: int
 
 
@@ -74,6 +77,21 @@ class _Asked:
     help="Compare with a running server that serves the same file; may be repeated.",
 )
 @click.option(
+    "--best-server",
+    "best_servers",
+    multiple=True,
+    metavar="URL",
+    help="One started with its best settings, asked at its best only; --server then only as it "
+    "comes.",
+)
+@click.option(
+    "--keep-prefixes",
+    "prefixes",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep what was read of policy and tools there; a second bench then starts warm only.",
+)
+@click.option(
     "--repetitions", type=click.IntRange(min=1), default=3, show_default=True, help="Of everything."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
@@ -83,21 +101,24 @@ def command(
     tools: Path | None,
     against: tuple[str, ...],
     servers: tuple[str, ...],
+    best_servers: tuple[str, ...],
+    prefixes: Path | None,
     repetitions: int,
     as_json: bool,
 ) -> int:
     """Replay a recorded conversation and show what every step costs.
 
     Calls and replies are the record's: our engine, a plain loop of one token per pass, and
-    llama-cpp-python write the same tokens. A server cannot be made to; it is stopped after as
-    many, and asked twice: as it comes, and with the best that a request can ask for. Start
-    llama-server with `--jinja -np 1 -t N` and, on processors, `-fa off`; to quote its defaults
-    start another one without and give both.
+    llama-cpp-python write the same tokens. A server is given the same prompts, holds the same
+    answers, and writes as many tokens in words of its own, without a grammar until it opens a
+    call; it is asked as it comes, and with the best that a request can ask for. To quote both
+    its defaults and its best, start `llama-server -t N` and `llama-server -t N -fa off -np 1`
+    and give them as --server and --best-server.
     """
     settings = config.load({"model.name": model})
     if settings.model.name.startswith(("http://", "https://")):
         raise UsageError("-m has to be a model on this machine; name the server with --server")
-    if settings.offline and servers:
+    if settings.offline and (servers or best_servers):
         raise ConfigError("--server needs a socket and offline opens none")
     asked = _Asked(
         settings,
@@ -106,6 +127,8 @@ def command(
         tools,
         tuple(dict.fromkeys(against)) or tuple(AGAINST),
         tuple(dict.fromkeys(url.rstrip("/") for url in servers)),
+        tuple(dict.fromkeys(url.rstrip("/") for url in best_servers)),
+        prefixes,
         repetitions,
     )
     found = recorded_.read(asked.conversation, tools)
@@ -137,16 +160,39 @@ def _lanes(asked: _Asked, stack: ExitStack) -> list[Lane]:
     )
     loops = [Loop.OURS, *(AGAINST[name] for name in asked.against if name in AGAINST)]
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeagent-bench-")))
-    lanes: list[Lane] = [OwnLane(loop, options, scratch) for loop in loops]
-    for url in asked.servers:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise click.UsageError(f"--server {url!r} should look like http://127.0.0.1:8080/v1")
-        served = stack.enter_context(Served(url, _key(asked.settings, url)))
+    lanes: list[Lane] = [OwnLane(loop, options, scratch, asked.prefixes) for loop in loops]
+    both = not asked.best_servers
+    ways = [(url, is_best) for url in asked.servers for is_best in ((False, True)[: 1 + both])]
+    ways += [(url, True) for url in asked.best_servers]
+    opened: dict[str, Served] = {}
+    for url, is_best in ways:
+        if url not in opened:
+            opened[url] = stack.enter_context(_served(asked, url))
+            _check(opened[url], gguf_header.read(model.path), model.path.name)
         # Two servers may stand behind one host.
-        label = f"{served.host}{urlsplit(url).path}"
-        lanes.append(ServerLane(f"{label} as it comes", served, is_best=False))
-        lanes.append(ServerLane(f"{label} at its best", served, is_best=True))
+        label = f"{opened[url].host}{urlsplit(url).path}"
+        way = "at its best" if is_best else "as it comes"
+        lanes.append(ServerLane(f"{label} {way}", opened[url], is_best))
     return lanes
+
+
+def _served(asked: _Asked, url: str) -> Served:
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise click.UsageError(f"--server {url!r} should look like http://127.0.0.1:8080/v1")
+    template = gguf_header.read(asked.model.path).text("tokenizer.chat_template")
+    return Served(
+        url, _key(asked.settings, url), asked.model.manifest.dialect,
+        shows_policy=shows_policy(template),
+    )  # fmt: skip
+
+
+def _check(served: Served, header: gguf_header.Header, name: str) -> None:
+    """Refuse a server that says it has another model."""
+    n_params = sum(prod(tensor.shape) for tensor in header.tensors)
+    problem = served.problem(n_params, sum(tensor.n_bytes for tensor in header.tensors))
+    if problem is not None:
+        raise UsageError(f"{served.url} serves another model: {problem}; start it with {name}")
 
 
 def _key(settings: Config, url: str) -> str | None:
@@ -166,6 +212,6 @@ def _record(asked: _Asked, lanes: Sequence[Lane]) -> dict[str, Any]:
             "lanes": [lane.name for lane in lanes],
             "n_ctx": asked.settings.model.n_ctx or asked.model.manifest.n_ctx,
             "n_threads": asked.settings.model.n_threads,
-            "best": BEST if asked.servers else None,
+            "best": BEST if asked.servers or asked.best_servers else None,
         },
     )

@@ -136,6 +136,7 @@ class Binding:
             first_token_ms=(first - started) * 1000,
             cpu_ms=cpu * 1000,
             peak_bytes=peak_bytes(),
+            n_held=self._llama.n_tokens,
             tokens=tuple(tokens),
         )
 

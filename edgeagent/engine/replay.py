@@ -56,8 +56,17 @@ class Cost:
     """Forward passes; None where the engine does not tell."""
     peak_bytes: int | None = None
     """Most memory that the engine's process has had so far."""
+    n_held: int = 0
+    """Tokens that the context holds after the step: what the next one need not read again."""
     tokens: tuple[int, ...] = ()
     """What was written, where the engine tells."""
+    text: str = ""
+    """The same as text; told by our engine, which the others are made to follow."""
+
+    @property
+    def n_reused(self) -> int:
+        """Prompt tokens that the context held already."""
+        return self.n_prompt - self.n_prefilled
 
     @property
     def total_ms(self) -> float:

@@ -92,7 +92,14 @@ class Replayer(Worker):
             cost = self._plain(prompt, path.tokens, names)
         else:
             cost = self._product(prompt, call, path.tokens, names)
-        return replace(cost, n_passes=self._scripted.n_passes - before)
+        return replace(
+            cost,
+            n_passes=self._scripted.n_passes - before,
+            peak_bytes=peak_bytes(),
+            n_held=len(self._scripted.log),
+            tokens=tuple(path.tokens),
+            text=text,
+        )
 
     def _product(
         self, prompt: Prompt, call: Call, tokens: list[int], names: frozenset[str]
@@ -125,13 +132,10 @@ class Replayer(Worker):
             prefill_ms=ended * 1000 - usage.decode_ms,
             n_decoded=usage.n_decoded,
             n_sampled=usage.n_sampled,
-            # The engine's own count, where it drafts.
-            n_drafted=getattr(usage, "n_drafted", 0),
+            n_drafted=usage.n_drafted,
             decode_ms=usage.decode_ms,
             first_token_ms=first * 1000,
             cpu_ms=cpu * 1000,
-            peak_bytes=peak_bytes(),
-            tokens=tuple(tokens),
         )
 
     def _plain(self, prompt: Prompt, tokens: list[int], names: frozenset[str]) -> Cost:
@@ -173,8 +177,6 @@ class Replayer(Worker):
             decode_ms=(ended - prefilled) * 1000,
             first_token_ms=(chosen - started) * 1000,
             cpu_ms=cpu * 1000,
-            peak_bytes=peak_bytes(),
-            tokens=tuple(written),
         )
 
     def _pass(self, tokens: Sequence[int], *, logits: bool) -> None:

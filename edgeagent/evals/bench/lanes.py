@@ -20,9 +20,12 @@ from edgeagent.engine.replay import Cost, Loop
 from edgeagent.errors import ContextFull, EvaluationError
 from edgeagent.evals.bench.recorded import Recorded
 from edgeagent.evals.bench.server import Served
+from edgeagent.messages import Conversation, UserMessage
 
-Script: TypeAlias = Sequence[tuple[int, ...]]
-"""The tokens of each step's call; empty before our engine has written them."""
+Script: TypeAlias = Sequence[Cost]
+"""What our engine wrote at each step, and what it took; empty before it has."""
+PATIENCE = 5
+MIN_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Start:
     first_token_ms: float
     """Of the first step, after that."""
     source: str
-    """Where the prefix came from: `prefilled`, `disk`, or `unknown` on a server."""
+    """Where the prefix came from: `prefilled`, `disk`, or `context` on a server that had it."""
 
     @property
     def total_ms(self) -> float:
@@ -49,9 +52,9 @@ class Ran:
     """One pass of a lane through the record."""
 
     cold: Start | None
-    """With nothing on disk but the model."""
+    """With nothing on disk but the model; None where the prefix was there already."""
     warm: Start | None
-    """With the prefix on disk; None where an engine keeps none."""
+    """With the prefix on disk, or in a server's memory; None where it had to be read."""
     costs: tuple[Cost, ...]
 
 
@@ -77,6 +80,8 @@ class OwnLane:
     """Without a folder for prefixes."""
     scratch: Path
     """An empty folder for them; ours are kept nowhere else, so that each cold start is cold."""
+    kept: Path | None = None
+    """A folder for them that outlives the bench; a start is cold only where it lacks ours."""
     n_runs: list[int] = field(default_factory=lambda: [0])
 
     @property
@@ -91,6 +96,11 @@ class OwnLane:
             EvaluationError: a step does not fit into the context.
             ModelLoadError, TemplateError, SchemaRefused, EngineError: as the engine says.
         """
+        if self.kept is not None:
+            start, costs = self._replayed(
+                recorded, script, replace(self.options, cache_dir=self.kept)
+            )
+            return _ran(start, costs)
         if self.loop is not Loop.OURS:
             start, costs = self._replayed(recorded, script, self.options)
             return Ran(start, None, costs)
@@ -114,7 +124,7 @@ class OwnLane:
             costs = []
             for number, step in enumerate(recorded.steps):
                 prompt = Prompt(recorded.policy, recorded.tools, step.conversation)
-                tokens = script[number] if script else ()
+                tokens = script[number].tokens if script else ()
                 try:
                     costs.append(replay.replay(engine, self.loop, prompt, step.call, tokens))
                 except ContextFull as full:
@@ -140,19 +150,48 @@ class ServerLane:
     def run(self, recorded: Recorded, script: Script) -> Ran:
         """Ask the server for every step; what it had read before is the server's own affair.
 
+        The first message ends with the number of the run: a server that keeps what it has read
+        on the side would else have the whole conversation from the last time.
+
         Raises:
             RemoteError: it does not answer, or not as it should.
         """
+        self.served.patience_s = _patience_s(script)
+        self.served.n_runs += 1
+        prompts = [
+            Prompt(recorded.policy, recorded.tools, self._marked(step.conversation))
+            for step in recorded.steps
+        ]
         begun = time.perf_counter()
-        self.served.warm(recorded.policy, recorded.tools, is_best=self.is_best)
-        warmed = time.perf_counter()
-        costs = tuple(
-            self.served.ask(
-                Prompt(recorded.policy, recorded.tools, step.conversation),
-                len(tokens),
-                is_best=self.is_best,
-            )
-            for step, tokens in zip(recorded.steps, script, strict=True)
-        )
-        start = Start(None, (warmed - begun) * 1000, costs[0].first_token_ms, "unknown")
-        return Ran(start, None, costs)
+        opening = replace(prompts[0], conversation=(UserMessage("a"),))
+        warmed = self.served.ask(opening, 1, is_best=self.is_best)
+        prefix_ms = (time.perf_counter() - begun) * 1000
+        costs: list[Cost] = []
+        for number, (prompt, wrote) in enumerate(zip(prompts, script, strict=True)):
+            if number:
+                self.served.lead(prompts[number - 1], script[number - 1].text, is_best=self.is_best)
+            costs.append(self.served.ask(prompt, len(wrote.tokens), is_best=self.is_best))
+        source = "prefilled" if warmed.n_prefilled > warmed.n_reused else "context"
+        return _ran(Start(None, prefix_ms, costs[0].first_token_ms, source), tuple(costs))
+
+    def _marked(self, conversation: Conversation) -> Conversation:
+        first, *rest = conversation
+        if isinstance(first, UserMessage):
+            first = UserMessage(f"{first.text} ({self.served.n_runs})")
+        return (first, *rest)
+
+
+def _patience_s(script: Script) -> float:
+    """Return how long a server that is well cannot take.
+
+    Reading a token costs less than writing one, and its whole prompt it reads but once.
+    """
+    slowest_ms = max(
+        cost.n_prompt * cost.decode_ms / max(1, cost.n_decoded) + cost.total_ms for cost in script
+    )
+    return max(MIN_PATIENCE_S, PATIENCE * slowest_ms / 1000)
+
+
+def _ran(start: Start, costs: tuple[Cost, ...]) -> Ran:
+    is_cold = start.source == "prefilled"
+    return Ran(start if is_cold else None, None if is_cold else start, costs)

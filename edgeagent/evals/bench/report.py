@@ -12,16 +12,20 @@ from typing import Any
 
 from edgeagent.engine.replay import Cost
 from edgeagent.evals.bench import spread
-from edgeagent.evals.bench.lanes import Ran, Start
+from edgeagent.evals.bench.lanes import Ran, ServerLane, Start
 from edgeagent.evals.bench.run import Bench
 from edgeagent.evals.bench.spread import Spread
 from edgeagent.messages import RESPOND, Json, UserMessage
 
 NOISY = 0.1
 """Sums that spread wider than this share of their median carry a note."""
+TOLERATED = 0.02
+"""Prompts that differ by less are the same but for a marker that templates treat differently."""
 BUSY = 0.25
 """Load per processor, before we began, from which other work is to be reckoned with."""
-GROUPS = ("calls", "replies", "all")
+GROUPS = ("calls", "replies", "long_replies", "all")
+LONG = 64
+"""Tokens from which a reply is a long one."""
 
 
 def of(bench: Bench, record: Mapping[str, Any]) -> dict[str, Json]:
@@ -31,8 +35,8 @@ def of(bench: Bench, record: Mapping[str, Any]) -> dict[str, Json]:
     return {
         "repetitions": bench.n_repetitions,
         "steps": [
-            {"step": number, "call": step.call.name, "n_tokens": len(tokens)}
-            for number, (step, tokens) in enumerate(
+            {"step": number, "call": step.call.name, "n_tokens": len(wrote.tokens)}
+            for number, (step, wrote) in enumerate(
                 zip(bench.recorded.steps, bench.script, strict=True), start=1
             )
         ],
@@ -83,6 +87,7 @@ def _step(
         "step": number + 1,
         "n_prompt": last.n_prompt,
         "n_prefilled": last.n_prefilled,
+        "n_reread": _n_reread(number, ran[-1]),
         "n_decoded": last.n_decoded,
         "n_sampled": last.n_sampled,
         "n_forced": last.n_decoded - last.n_sampled,
@@ -108,6 +113,8 @@ def _sum(
 
     return {
         "n_steps": len(members),
+        "n_prefilled": sum(ran[-1].costs[number].n_prefilled for number in members),
+        "n_reread": sum(_n_reread(number, ran[-1]) for number in members),
         "total_ms": spread.of(sums(ran)).as_json(),
         "ratio": _ratio(sums(ours), sums(ran)) if ours else None,
         "cpu_ms": _cpu(members, ran, spread.of),
@@ -137,17 +144,32 @@ def _totals(bench: Bench, ran: Ran) -> list[float]:
     Only a server writes another number, which its decoding is scaled from.
     """
     return [
-        cost.prefill_ms + cost.decode_ms * (len(tokens) / cost.n_decoded if cost.n_decoded else 1)
-        for cost, tokens in zip(ran.costs, bench.script, strict=True)
+        cost.prefill_ms
+        + cost.decode_ms * (len(wrote.tokens) / cost.n_decoded if cost.n_decoded else 1)
+        for cost, wrote in zip(ran.costs, bench.script, strict=True)
     ]
+
+
+def _n_reread(number: int, ran: Ran) -> int:
+    """Return how many tokens the context held before the step and had to give up for it.
+
+    They are read again, or something else in their place.
+    """
+    return max(0, ran.costs[number - 1].n_held - ran.costs[number].n_reused) if number else 0
 
 
 def _members(bench: Bench, group: str) -> list[int]:
     return [
         number
-        for number, step in enumerate(bench.recorded.steps)
-        if group == "all" or (step.call.name == RESPOND) == (group == "replies")
+        for number, (step, wrote) in enumerate(zip(bench.recorded.steps, bench.script, strict=True))
+        if group == "all" or _is_in(group, step.call.name == RESPOND, len(wrote.tokens))
     ]
+
+
+def _is_in(group: str, is_reply: bool, n_tokens: int) -> bool:
+    if group == "calls":
+        return not is_reply
+    return is_reply and (group == "replies" or n_tokens >= LONG)
 
 
 def _start(starts: Sequence[Start | None]) -> dict[str, Json] | None:
@@ -197,13 +219,34 @@ def _notes(bench: Bench, lanes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _of_servers(bench: Bench) -> list[str]:
     """Return where a server did not do the same work, which nothing can make it do."""
     notes = []
+    ours = bench.script
     for lane in bench.lanes:
         costs = bench.found[lane.name][-1].costs
         written = sum(cost.n_decoded for cost in costs)
-        wanted = sum(map(len, bench.script))
+        wanted = sum(len(wrote.tokens) for wrote in ours)
         if written != wanted:
             notes.append(
                 f"{lane.name} wrote {written} tokens of its own where the record has {wanted}; "
                 "its totals and ratios are scaled to the record's, step by step"
             )
+        read, meant = (sum(cost.n_prompt for cost in steps) for steps in (costs, ours))
+        if abs(read - meant) > TOLERATED * meant:
+            notes.append(
+                f"{lane.name} was given prompts of {read} tokens where ours have {meant}; "
+                "is it the same model, with the same chat template?"
+            )
+        if isinstance(lane, ServerLane):
+            notes += _of_server(lane)
+    return notes
+
+
+def _of_server(lane: ServerLane) -> list[str]:
+    notes = []
+    if not lane.served.can_be_led:
+        notes.append(
+            f"{lane.name} cannot be shown the recorded answers as its own; it has to read each "
+            "of them at the next step, which it would not have to in a conversation of its own"
+        )
+    if not lane.served.offer.n_params:
+        notes.append(f"{lane.name} does not tell its model's size; is it the same file?")
     return notes

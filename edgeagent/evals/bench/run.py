@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from edgeagent.engine.replay import Cost
 from edgeagent.evals.bench.lanes import Lane, Ran
 from edgeagent.evals.bench.recorded import Recorded
 
@@ -31,8 +32,8 @@ class Bench:
     n_repetitions: int
     found: dict[str, list[Ran]] = field(default_factory=dict)
     """Lane → a run for each repetition."""
-    script: tuple[tuple[int, ...], ...] = ()
-    """The tokens of each step, as our engine wrote them first."""
+    script: tuple[Cost, ...] = ()
+    """Each step as our engine wrote it first."""
     load: list[float | None] = field(default_factory=list)
     """Load average before and after: what else the machine had to do."""
 
@@ -50,7 +51,7 @@ class Bench:
             for lane in (*self.lanes[first:], *self.lanes[:first]):
                 ran = lane.run(self.recorded, self.script)
                 if not self.script:
-                    self.script = tuple(cost.tokens for cost in ran.costs)
+                    self.script = ran.costs
                 self.found[lane.name].append(ran)
                 yield Ended(lane.name, repetition + 1, sum(cost.total_ms for cost in ran.costs))
         self.load.append(load_average())

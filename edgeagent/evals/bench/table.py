@@ -8,13 +8,17 @@ from typing import Any
 from edgeagent.messages import Json
 
 STEP_HEAD = (
-    "step", "call", "engine", "prefill", "ms", "decode", "sampled", "forced", "drafted", "ms",
-    "first ms", "total ms", "low", "high", "ours/this",
+    "step", "call", "engine", "prefill", "again", "ms", "decode", "sampled", "forced", "drafted",
+    "ms", "first ms", "total ms", "low", "high", "ours/this",
 )  # fmt: skip
 SUM_HEAD = (
-    "engine", "cold ms", "warm ms", "peak MB", "turn ms", "calls ms", "replies ms", "all ms",
-    "ours/calls", "ours/replies", "ours/all", "low", "high", "cpu ms", "ours/cpu",
+    "engine", "cold ms", "warm ms", "warm/cold", "peak MB", "again", "turn ms", "calls ms",
+    "replies ms", "long ms", "all ms", "ours/calls", "ours/replies", "ours/long", "ours/all",
+    "low", "high", "cpu ms", "ours/cpu",
 )  # fmt: skip
+
+
+KINDS = ("calls", "replies", "long_replies", "all")
 
 
 def text(made: Mapping[str, Any]) -> str:
@@ -35,7 +39,8 @@ def text(made: Mapping[str, Any]) -> str:
 
 def _step(call: str, lane: str, step: Mapping[str, Any]) -> tuple[str, ...]:
     return (
-        str(step["step"]), call, lane, str(step["n_prefilled"]), _ms(step["prefill_ms"]),
+        str(step["step"]), call, lane, str(step["n_prefilled"]), str(step["n_reread"]),
+        _ms(step["prefill_ms"]),
         str(step["n_decoded"]), str(step["n_sampled"]), str(step["n_forced"]),
         str(step["n_drafted"]), _ms(step["decode_ms"]), _ms(step["first_token_ms"]),
         _ms(step["total_ms"]), _ms(step["total_ms"], "low"), _ms(step["total_ms"], "high"),
@@ -50,10 +55,12 @@ def _sums(lane: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         lane["name"],
         *(_ms(lane[start] and lane[start]["total_ms"]) for start in ("cold", "warm")),
+        _ratio(lane["warm_to_cold"]),
         f"{peak['median'] / 1e6:.0f}" if peak else "-",
+        str(sums["all"]["n_reread"]),
         _ms(lane["turn_ms"]),
-        *(_ms(sums[key] and sums[key]["total_ms"]) for key in ("calls", "replies", "all")),
-        *(_ratio(ratio[key]) for key in ("calls", "replies", "all")),
+        *(_ms(sums[key] and sums[key]["total_ms"]) for key in KINDS),
+        *(_ratio(ratio[key]) for key in KINDS),
         _ratio(ratio["all"], "low"),
         _ratio(ratio["all"], "high"),
         _ms(sums["all"]["cpu_ms"]),
