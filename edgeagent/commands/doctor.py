@@ -1,6 +1,7 @@
 """`edgeagent doctor`: what this machine and this installation have, and what they lack.
 
 edgeagent doctor
+edgeagent doctor --tune
 edgeagent doctor --prove-offline
 """
 
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -24,6 +25,9 @@ import click
 from edgeagent import catalog, config, no_internet, paths, reach, wiring
 from edgeagent.commands.terminal import plain
 from edgeagent.config import Config
+from edgeagent.engine import table_store
+from edgeagent.engine.costs import SIZES
+from edgeagent.engine.tables import Measured, Setting, Table
 from edgeagent.errors import EdgeAgentError
 from edgeagent.messages import Json
 
@@ -48,36 +52,56 @@ class Check:
     """`ok`, `warn` (works, with a limit) or `fail` (something will not work)."""
     found: str
     """What was found, and what to do about it."""
+    detail: dict[str, Json] = field(default_factory=dict)
+    """Figures behind it, for programs."""
+    rows: tuple[str, ...] = ()
+    """The same, for people."""
+
+    def as_json(self) -> dict[str, Json]:
+        """Return what `--json` prints of it."""
+        said: dict[str, Json] = {"name": self.name, "state": self.state, "found": self.found}
+        return said | {"detail": self.detail} if self.detail else said
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.option("--prove-offline", is_flag=True, help="Run a turn where the network is forbidden.")
+@click.option("--tune", is_flag=True, help="Measure what the model costs here; up to a minute.")
+@click.option("-m", "--model", help="Name, name:QUANT, or a file.")
 @click.option("--offline", is_flag=True, default=None, help="Do not ask for the larger model.")
-def command(as_json: bool, prove_offline: bool, offline: bool | None) -> int:
+def command(
+    as_json: bool, prove_offline: bool, tune: bool, model: str | None, offline: bool | None
+) -> int:
     """Check this machine and this installation."""
-    checks = list(_proof() if prove_offline else _all(offline))
+    if prove_offline and (tune or model):
+        raise click.UsageError("--prove-offline goes with neither --tune nor --model")
+    checks = list(_proof() if prove_offline else _all(offline, model, tune=tune))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(check) for check in checks]))
+        click.echo(json.dumps([check.as_json() for check in checks]))
     else:
         for check in checks:
             click.echo(plain(f"{check.state:<5} {check.name:<10} {check.found}"))
+            for row in check.rows:
+                click.echo(plain(f"{'':<16} {row}"))
     return 1 if any(check.state == "fail" for check in checks) else 0
 
 
-def _all(offline: bool | None) -> Iterator[Check]:
+def _all(offline: bool | None, model: str | None, *, tune: bool) -> Iterator[Check]:
     yield _python()
     yield _cpu()
     yield _memory()
     yield _compiler()
     yield _llama()
     try:
-        settings = config.load({"offline": offline})
+        settings = config.load({"offline": offline, "model.name": model})
     except EdgeAgentError as exc:
         yield Check("settings", "fail", str(exc))
         return
     yield _settings()
-    yield _explained("model", lambda: _model(settings))
+    found = _explained("model", lambda: _model(settings))
+    yield found
+    if found.state == "ok":
+        yield _explained("costs", lambda: _costs(settings, tune=tune))
     yield _explained("sessions", _sessions)
     yield _larger(settings)
 
@@ -148,6 +172,52 @@ def _model(settings: Config) -> Check:
     return Check(
         "model", "ok", f"{name}: {model.path}, {model.quant or 'unknown'}, {size}, {known}"
     )
+
+
+def _costs(settings: Config, *, tune: bool) -> Check:
+    """Show what passes of the model cost here, measured first if asked to."""
+    if settings.model.name.startswith(("http://", "https://")):
+        return Check("costs", "ok", "a server's own affair")
+    model = catalog.resolve(settings.model.name)
+    if tune:
+        with closing(wiring.open_engine(settings, model, tuning="again")) as engine:
+            table = engine.start().table
+    else:
+        found = table_store.kept(model.path, paths.cache_dir())
+        table = next((table for _, table in found), None)
+    if table is None:
+        advice = "the next start measures, or at once: edgeagent doctor --tune"
+        return Check("costs", "ok", f"not measured yet; {advice}")
+    if table.costs is None:
+        advice = "nothing is guessed; on a quieter machine: edgeagent doctor --tune"
+        return Check("costs", "warn", f"{table.reason}; {advice}", _figures(table), _rows(table))
+    tokens, ms = SIZES[-1], table.costs.ms
+    return Check(
+        "costs", "ok",
+        f"{_told(table.setting)}: {ms[0]:.1f} ms per token and {ms[-1]:.1f} ms per {tokens}, "
+        f"{table.depth} tokens deep",
+        _figures(table), _rows(table),
+    )  # fmt: skip
+
+
+def _figures(table: Table) -> dict[str, Json]:
+    return {"sizes": list(SIZES), **dataclasses.asdict(table)}
+
+
+def _rows(table: Table) -> tuple[str, ...]:
+    head = f"{'ms per pass, tokens:':<44}" + "".join(f"{size:>9}" for size in SIZES)
+    return (head, *map(_row, table.tried))
+
+
+def _row(one: Measured) -> str:
+    figures = "".join("        -" if ms is None else f"{ms:>9.2f}" for ms in one.ms)
+    return f"{_told(one.setting):<44}{figures}"
+
+
+def _told(setting: Setting) -> str:
+    attention = "on" if setting.flash_attention else "off"
+    threads = "1 thread" if setting.n_threads == 1 else f"{setting.n_threads} threads"
+    return f"{threads}, flash attention {attention}, K {setting.k_type}"
 
 
 def _sessions() -> Check:

@@ -5,9 +5,11 @@ Imports no llama.cpp, so that `doctor` may show what is kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from edgeagent.engine.quantizer import CPU_LIBRARY, library
 from edgeagent.engine.tables import K_TYPES, Measured, Setting, Table
 from edgeagent.engine.versions import versions
 from edgeagent.messages import Json
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -77,8 +81,10 @@ def write(cache_dir: Path, whose: Owner, table: Table) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
         os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except OSError as exc:
+        log.warning("costs are not kept, file=%s reason=%r", path.name, str(exc))
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def kept(model: Path, cache_dir: Path) -> Iterator[tuple[Owner, Table]]:

@@ -71,7 +71,7 @@ class Subject:
 class Rig:
     """A context filled to the depth; close it."""
 
-    def __init__(self, subject: Subject, setting: Setting) -> None:
+    def __init__(self, subject: Subject, setting: Setting, clock: Clock) -> None:
         """Open and fill it; costs a prefill of `PIECE` tokens.
 
         Raises:
@@ -79,7 +79,7 @@ class Rig:
             Stopped: the abort flag was raised.
         """
         self.setting = setting
-        self.clock: Clock = time.process_time
+        self.clock = clock
         """Whose seconds count; processor time is divided by the threads that it adds up."""
         n_seqs = subject.depth // PIECE
         params = context_params(subject.depth + MAX_PASS, PIECE, setting)
@@ -181,7 +181,7 @@ def table_for(
     return table
 
 
-def measure(subject: Subject, *, in_full: bool) -> Table:
+def measure(subject: Subject, *, in_full: bool, clock: Clock = time.process_time) -> Table:
     """Return what the model costs here and what is best.
 
     `in_full` times every rival at every size, however long it takes; otherwise those that lose at
@@ -194,7 +194,7 @@ def measure(subject: Subject, *, in_full: bool) -> Table:
     if llama.llama_model_is_recurrent(subject.model) or llama.llama_model_is_hybrid(subject.model):
         return untuned(subject.default, "a recurrent model cannot take guesses back")
     try:
-        base = Rig(subject, subject.default)
+        base = Rig(subject, subject.default, clock)
     except ValueError as exc:
         return untuned(subject.default, str(exc))
     try:
@@ -234,23 +234,21 @@ def _row_ms(rig: Rig) -> float:
 
 def _rivals(subject: Subject, base: Rig, until: float | None) -> Iterator[tuple[Measured, float]]:
     """Yield the other settings' times, and each one's share of the default's."""
-    helped = False
+    helped, clock = False, base.clock
     for setting in subject.rivals:
         if until is not None:
             combines = setting.flash_attention and setting.k_type != subject.default.k_type
             if time.perf_counter() > until or (combines and not helped):
                 continue
         try:
-            rig = Rig(subject, setting)
+            rig = Rig(subject, setting, base.clock)
         except ValueError as exc:
             log.warning("a setting cannot be tried, setting=%s reason=%r", setting, str(exc))
             continue
         try:
             # Processor time does not tell what threads spend waiting for each other.
-            rig.clock = base.clock = (
-                time.process_time if setting.n_threads == base.setting.n_threads
-                else time.perf_counter
-            )  # fmt: skip
+            if setting.n_threads != base.setting.n_threads:
+                rig.clock = base.clock = time.perf_counter
             # The two take turns, so that what disturbs one disturbs the other.
             pairs = [[(rig.ms(n), base.ms(n)) for n in PROBED] for _ in range(N_REPEATS)]
             theirs, ours = (
@@ -266,7 +264,7 @@ def _rivals(subject: Subject, base: Rig, until: float | None) -> Iterator[tuple[
                 ms = tuple(dict(zip(PROBED, theirs, strict=True)).get(size) for size in SIZES)
         finally:
             rig.close()
-            base.clock = time.process_time
+            base.clock = clock
         yield Measured(setting, _rounded(ms)), share
 
 

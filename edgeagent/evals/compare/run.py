@@ -256,7 +256,7 @@ class Comparison:
         found.rows[suite.name] = rows
 
     def _engine(self, build: Build, n_outputs: int = 1) -> Engine:
-        return wiring.open_engine(self.plan.config, build.model, n_outputs)
+        return wiring.open_engine(self.plan.config, build.model, n_outputs, "none")
 
     def _local(self, build: Build, engine: Engine) -> Local:
         model = build.model
