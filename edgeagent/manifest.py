@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,6 +93,45 @@ class Measured(_Table):
     """The command that prints it."""
 
 
+class Share(_Table):
+    """A share with its 95 % interval."""
+
+    value: Annotated[float, Field(ge=0, le=1)]
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+
+
+class CurvePoint(_Table):
+    """What deferring from one probability on comes to."""
+
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    n_deferred: int
+    precision: Share | None = None
+    """Of the turns deferred, those that are hard; None where none was deferred."""
+    recall: Share
+    """Of the hard turns, those deferred."""
+
+
+class Calibration(_Table):
+    """How `defer_threshold` was chosen, and what it does on conversations it was not chosen on."""
+
+    build: str
+    """The `quant` of the build."""
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    rule: str
+    """What the threshold was chosen by."""
+    chosen_on_seed: int
+    seed: int
+    """Of the episodes that the curve stands on."""
+    n: int
+    """Turns of the curve."""
+    n_hard: int
+    """Of these, the turns that are to be deferred."""
+    command: str
+    """The command that prints it."""
+    curve: Annotated[tuple[CurvePoint, ...], Field(min_length=1)]
+
+
 class Manifest(_Table):
     """Everything that is known of a model without opening its file."""
 
@@ -111,7 +151,19 @@ class Manifest(_Table):
     """The `quant` that the bare name means; empty only where there are no builds."""
     defer_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Probability of the deferral call from which a turn is deferred; None: greedy decides."""
+    calibration: Calibration | None = None
+    """None: nobody has measured what deferring by probability does."""
     measured: tuple[Measured, ...] = ()
+
+    @model_validator(mode="after")
+    def _threshold_is_the_calibrated_one(self) -> Manifest:
+        found = self.calibration
+        if found and self.defer_threshold not in (None, found.threshold):
+            raise ValueError(
+                f"defer_threshold is {self.defer_threshold}, the calibration chose"
+                f" {found.threshold}; give one, or leave the calibration out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _default_is_a_build(self) -> Manifest:
@@ -166,21 +218,33 @@ def sha256(path: Path) -> str:
 
 def to_toml(manifest: Manifest) -> str:
     """Return the manifest as TOML: plain keys first, then tables, then lists of tables."""
-    record = manifest.model_dump(exclude_none=True)
+    return "\n".join(_blocks("", manifest.model_dump(exclude_none=True)))
+
+
+def calibration_toml(calibration: Calibration) -> str:
+    """Return the lines of the `[calibration]` table."""
+    return "\n".join(_blocks("calibration", calibration.model_dump(exclude_none=True)))
+
+
+def _blocks(path: str, record: dict[str, Any]) -> Iterator[str]:
+    inside = f"{path}." if path else ""
     plain = {k: v for k, v in record.items() if not isinstance(v, dict | tuple)}
-    blocks = [_lines(plain)]
-    blocks += [f"[{k}]\n{_lines(v)}" for k, v in record.items() if isinstance(v, dict)]
+    yield (f"[{path}]\n" if path else "") + _lines(plain)
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _blocks(inside + key, value)
     for key, rows in record.items():
         if isinstance(rows, tuple):
-            blocks += [f"[[{key}]]\n{_lines(row)}" for row in rows]
-    return "\n".join(blocks)
+            yield from (f"[[{inside}{key}]]\n{_lines(row)}" for row in rows)
 
 
 def _lines(table: dict[str, Any]) -> str:
     return "".join(f"{key} = {_scalar(value)}\n" for key, value in table.items())
 
 
-def _scalar(value: str | bool | int | float) -> str:
+def _scalar(value: str | bool | int | float | dict[str, Any]) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_scalar(one)}' for key, one in value.items())} }}"
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
