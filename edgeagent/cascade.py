@@ -142,11 +142,19 @@ class LocalTier(Protocol):
         self, policy: str, tools: Sequence[Tool], cancel: threading.Event
     ) -> Iterator[Prefilled]: ...
 
+    def prepare(self, prompt: Prompt, cancel: threading.Event) -> None: ...
+
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: threading.Event
     ) -> Iterator[Prefilled | Token | StepDone]: ...
 
     def close(self) -> None: ...
+
+
+def prompt_of(agent: Agent, conversation: Conversation, grants: Grants) -> Prompt:
+    """Return what the local model is shown of the conversation."""
+    recent = history.without_oldest(conversation, grants.n_trimmed)
+    return Prompt(agent.policy, agent.tools, history.without_deferrals(recent))
 
 
 def run_turn(
@@ -322,8 +330,7 @@ class _Turn:
 
     def _decode(self, rule: StepRule) -> Generator[Event, None, _Draft]:
         started = time.monotonic()
-        recent = history.without_oldest(self.conversation, self.grants.n_trimmed)
-        prompt = Prompt(self.agent.policy, self.agent.tools, history.without_deferrals(recent))
+        prompt = prompt_of(self.agent, self.conversation, self.grants)
         raw = ""
         done: StepDone | None = None
         for item in self.local.step(prompt, rule, self.cancel):

@@ -87,6 +87,9 @@ class Served:
         """Do nothing: the server keeps its own prefixes."""
         yield from ()
 
+    def prepare(self, prompt: Prompt, cancel: threading.Event) -> None:
+        """Do nothing: words that were not sent yet stay on this machine."""
+
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: threading.Event
     ) -> Iterator[Prefilled | Token | StepDone]:

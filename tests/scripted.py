@@ -109,6 +109,7 @@ class Scripted:
     def __init__(self, *script: StepDone | Exception | Step) -> None:
         self.script = list(script)
         self.prompts: list[Prompt] = []
+        self.prepared: list[Prompt] = []
         self.rules: list[StepRule] = []
         self.n_starts = 0
         self.facts: ModelFacts | None = FACTS
@@ -125,6 +126,9 @@ class Scripted:
         self, policy: str, tools: Sequence[Tool], cancel: threading.Event
     ) -> Iterator[Prefilled]:
         yield from ()
+
+    def prepare(self, prompt: Prompt, cancel: threading.Event) -> None:
+        self.prepared.append(prompt)
 
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: threading.Event

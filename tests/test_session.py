@@ -119,6 +119,7 @@ class Scripted:
     def __init__(self, *calls: tuple[str, Mapping[str, str]]) -> None:
         self.calls = list(calls)
         self.prompts: list[Prompt] = []
+        self.prepared: list[Prompt] = []
 
     def start(self) -> ModelFacts:
         self.facts = ModelFacts("scripted", "", 1024, 1, 1, 0.0, "none")
@@ -131,6 +132,9 @@ class Scripted:
         self, policy: str, tools: Sequence[Tool], cancel: threading.Event
     ) -> Iterator[Prefilled]:
         yield Prefilled(1, 1)
+
+    def prepare(self, prompt: Prompt, cancel: threading.Event) -> None:
+        self.prepared.append(prompt)
 
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: threading.Event

@@ -85,6 +85,8 @@ class Script:
     mended: tuple[Event, ...] = ()
     said: list[str] = field(default_factory=list)
     """What was sent, for the test to look at."""
+    prepared: list[str] = field(default_factory=list)
+    """What the model was given to read while it was typed."""
     is_closed: bool = False
 
     def link_state(self) -> tuple[LinkState, str]:
@@ -99,6 +101,9 @@ class Script:
 
     def warm(self, cancel: threading.Event) -> Iterator[Prefilled]:
         yield from self.prefill
+
+    def prepare(self, typed: str, cancel: threading.Event) -> None:
+        self.prepared.append(typed)
 
     def turn(self, text: str, cancel: threading.Event, approve: Approve) -> Iterator[Event]:
         play = self.turns[min(len(self.said), len(self.turns) - 1)]

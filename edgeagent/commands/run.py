@@ -48,6 +48,8 @@ EXIT_CODES = {
     Stop.CANCELLED: 130,
 }
 RESULT_LENGTH = 300
+PAUSE_S = 0.1
+"""Messages from a file follow each other faster; the model reads ahead when one is late."""
 
 
 @click.command("run")
@@ -88,7 +90,7 @@ def command(
         interrupt = Interrupt()
         approve = approver(allow_writes)
         codes = [0]
-        for text in texts:
+        for text in _awaited(texts, session) if prompt is None else texts:
             stop = _take_turn(session, text, interrupt, approve, as_json)
             codes.append(EXIT_CODES[stop])
             if stop is Stop.CANCELLED:
@@ -96,6 +98,27 @@ def command(
         if can_ask():
             click.echo(f"(go on with: edgeagent run --resume {session.session_id})", err=True)
     return next((code for code in (130, 1, 3) if code in codes), 0)
+
+
+def _awaited(texts: Iterator[str], session: Session) -> Iterator[str]:
+    """Yield the messages; while one is waited for, the model reads what is certain of it."""
+
+    def prepare(stop: threading.Event) -> None:
+        if not stop.wait(PAUSE_S):
+            session.prepare("", stop)
+
+    while True:
+        stop = threading.Event()
+        reader = threading.Thread(target=prepare, args=(stop,), daemon=True)
+        reader.start()
+        try:
+            text = next(texts, None)
+        finally:
+            stop.set()
+        reader.join()
+        if text is None:
+            return
+        yield text
 
 
 class Interrupt:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,8 +30,8 @@ from edgeagent.messages import Call, Conversation, Tool, Usage, Verdict
 
 Cancel: TypeAlias = threading.Event
 """Set from any thread; polled at least every 20 ms."""
+Poll: TypeAlias = Callable[[], bool]
 Tuning: TypeAlias = Literal["kept", "again", "none"]
-
 
 N_FLAG = 2
 POLL_S = 0.02
@@ -130,6 +131,11 @@ class Engine:
         self._worker = worker
         self.facts: ModelFacts | None = None
         self._lock = threading.Lock()
+        self._gate = threading.Lock()
+        """Guards the next two, for an instant at a time."""
+        self._n_wanted = 0
+        """Requests that somebody waits for."""
+        self._is_preparing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._flag = mmap.mmap(-1, N_FLAG)
@@ -148,13 +154,13 @@ class Engine:
             ModelLoadError: the file cannot be run on this machine.
             TemplateError: its chat template is missing or cannot carry tools.
         """
-        with self._lock:
+        with self._held():
             if self.facts is not None and self._is_running():
                 return self.facts
             self._stop()
             self._spawn()
             try:
-                said = list(self._ask(Request("load", (self.options,)), threading.Event()))
+                said = list(self._ask(Request("load", (self.options,))))
             except EngineDied as exc:
                 raise ModelLoadError(
                     f"loading {self.options.path} ended the engine: {exc.args[0]}; "
@@ -174,8 +180,8 @@ class Engine:
             SchemaRefused: the grammar cannot enforce a tool's schema.
             EngineDied: the worker is gone; `start` it again.
         """
-        with self._lock:
-            for _ in self._ask(Request("check", (tuple(tools),)), threading.Event()):
+        with self._held():
+            for _ in self._ask(Request("check", (tuple(tools),))):
                 pass
 
     def warm(self, policy: str, tools: Sequence[Tool], cancel: Cancel) -> Iterator[Prefilled]:
@@ -187,8 +193,8 @@ class Engine:
         Raises:
             EngineDied: the worker is gone; `start` it again.
         """
-        with self._lock:
-            for said in self._ask(Request("warm", (policy, tuple(tools))), cancel):
+        with self._held():
+            for said in self._ask(Request("warm", (policy, tuple(tools))), cancel.is_set):
                 if isinstance(said, Prefilled):
                     yield said
                 elif self.facts is not None:
@@ -207,10 +213,35 @@ class Engine:
             EngineDied: the worker is gone; `start` it again and repeat the step.
             TemplateError: the template refuses this conversation.
         """
-        with self._lock:
-            for said in self._ask(Request("step", (prompt, rule)), cancel):
+        with self._held():
+            for said in self._ask(Request("step", (prompt, rule)), cancel.is_set):
                 if not isinstance(said, Finished):
                     yield said
+
+    def prepare(self, prompt: Prompt, cancel: Cancel) -> None:
+        """Read what is certain of a prompt whose last message is still being typed.
+
+        Changes what the next step costs and nothing else. Gives way at once to any other request,
+        and returns without having read where the engine is not running or is needed. Blocks until
+        it has read.
+
+        Raises:
+            EngineDied: the worker is gone; `start` it again.
+            TemplateError: the template refuses this conversation.
+        """
+        with self._gate:
+            if self._n_wanted or not self._lock.acquire(blocking=False):
+                return
+            self._is_preparing = True
+        try:
+            if self.is_alive:
+                request = Request("prepare", (prompt,))
+                for _ in self._ask(request, lambda: cancel.is_set() or self._n_wanted > 0):
+                    pass
+        finally:
+            with self._gate:
+                self._is_preparing = False
+            self._lock.release()
 
     def ask(self, kind: Kind, *args: Any) -> Any:
         """Return the worker's answer to a request that has one; `meter` asks.
@@ -218,8 +249,8 @@ class Engine:
         Raises:
             EngineDied: the worker is gone; `start` it again.
         """
-        with self._lock:
-            return list(self._ask(Request(kind, args), threading.Event()))[-1].value
+        with self._held():
+            return list(self._ask(Request(kind, args)))[-1].value
 
     def close(self) -> None:
         """End the worker; takes at most 2 s. `start` would start it again."""
@@ -231,6 +262,20 @@ class Engine:
         finally:
             if locked:
                 self._lock.release()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the engine for a request that somebody waits for; what is prepared gives way."""
+        with self._gate:
+            self._n_wanted += 1
+            if self._is_preparing:
+                self._flag[0] = 1
+        try:
+            with self._lock:
+                yield
+        finally:
+            with self._gate:
+                self._n_wanted -= 1
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -268,14 +313,14 @@ class Engine:
         is_long = path.is_file() and path.stat().st_size > MAX_LOG
         return path.open("wb" if is_long else "ab")
 
-    def _ask(self, request: Request, cancel: Cancel) -> Iterator[Any]:
+    def _ask(self, request: Request, is_cancelled: Poll = lambda: False) -> Iterator[Any]:
         """Send a request and yield what comes back, the `Finished` included."""
         self._flag[0] = 0
         finished = False
         try:
             self._send(request)
             while not finished:
-                said = self._receive(cancel)
+                said = self._receive(is_cancelled)
                 if isinstance(said, Failed):
                     finished = True
                     raise _error(said)
@@ -293,13 +338,13 @@ class Engine:
         except OSError as exc:
             raise self._died() from exc
 
-    def _receive(self, cancel: Cancel) -> Any:
+    def _receive(self, is_cancelled: Poll) -> Any:
         pipe = self._pipe
         if pipe is None:
             raise EngineDied("the engine was closed during the step; start it again")
         try:
             while True:
-                if cancel.is_set():
+                if is_cancelled():
                     self._flag[0] = 1
                 if pipe.poll(POLL_S):
                     return pipe.recv()
@@ -309,10 +354,9 @@ class Engine:
     def _drain(self) -> None:
         """Stop a request that nobody listens to any more."""
         self._flag[0] = 1
-        stop = threading.Event()
         try:
             while self._pipe is not None:
-                if isinstance(self._receive(stop), Finished | Failed):
+                if isinstance(self._receive(lambda: False), Finished | Failed):
                     return
         except EngineDied:
             return

@@ -75,13 +75,17 @@ class Decoder:
         self._ahead = Ahead(context, costs, cancelled)
         self._pieces = context.vocabulary.pieces
 
-    def warm(self, prefix: list[int]) -> Generator[Prefilled, None, str]:
-        """Bring the prefix into the context; return where it came from."""
-        shared = n_shared(self._context.log, prefix)
-        if shared == len(prefix):
+    def warm(self, tokens: list[int], n_prefix: int) -> Generator[Prefilled, None, str]:
+        """Bring the tokens into the context; return where they came from.
+
+        The first `n_prefix` of them are those that every prompt begins with. Nothing is dropped
+        where the context holds them all.
+        """
+        shared = n_shared(self._context.log, tokens)
+        if shared == len(tokens):
             return "context"
         try:
-            n_read = yield from self._prefill(prefix, len(prefix), len(prefix), logits=False)
+            n_read = yield from self._prefill(tokens, n_prefix, len(tokens), logits=False)
         except Cancelled:
             return "none"
         return "disk" if n_read == 0 else "prefilled"

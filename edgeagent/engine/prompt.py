@@ -329,6 +329,18 @@ class _Disguise:
         return self.value(value)
 
 
+def continuations(typed: str) -> list[str]:
+    """Return ways in which a message that is being typed may go on, as different as they get.
+
+    Only words that are followed by a blank are taken as written; the last one may still grow, and
+    what a tokenizer makes of the blank itself depends on what comes after it.
+    """
+    words = re.match(r"(?s)(.*\S)(\s)", typed)
+    stem = "".join(words.groups()) if words else ""
+    endings = ("a", "7", "\n", "") if stem else ("a", "7")
+    return [stem + ending for ending in endings]
+
+
 def n_shared(first: Sequence[int], second: Sequence[int]) -> int:
     """Return how many tokens the two begin with in common."""
     n = min(len(first), len(second))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["load", "check", "warm", "step", "read", "speed", "replay"]
+Kind: TypeAlias = Literal["load", "check", "warm", "step", "prepare", "read", "speed", "replay"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,7 +27,7 @@ from edgeagent.engine.decode import Decoder
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.measuring import Meter
 from edgeagent.engine.prefix import PrefixStore
-from edgeagent.engine.prompt import PromptWriter
+from edgeagent.engine.prompt import PromptWriter, continuations, n_shared
 from edgeagent.engine.protocol import Failed, Finished, Request
 from edgeagent.engine.tables import Table, untuned
 from edgeagent.engine.template import Template
@@ -34,7 +35,7 @@ from edgeagent.engine.tuning import Subject
 from edgeagent.engine.wire import probe
 from edgeagent.errors import EdgeAgentError
 from edgeagent.events import Prefilled, Token
-from edgeagent.messages import Tool
+from edgeagent.messages import Tool, UserMessage
 
 
 class Worker:
@@ -59,7 +60,7 @@ class Worker:
         opened = library.open_model(
             options.path, options.n_ctx, options.n_threads, address, options.n_outputs, self._choose
         )
-        context = over(opened.context)
+        self._context = context = over(opened.context)
         vocabulary = context.vocabulary
         if options.context_limit is not None:
             context.n_ctx = min(context.n_ctx, options.context_limit)
@@ -111,16 +112,43 @@ class Worker:
 
     def warm(self, policy: str, tools: tuple[Tool, ...]) -> Iterator[Prefilled | Finished]:
         """Bring the prefix of every prompt into the context."""
-        source = yield from self._decoder.warm(self._prefix(policy, tools))
+        prefix = self._prefix(policy, tools)
+        source = yield from self._decoder.warm(prefix, len(prefix))
         yield Finished(source)
 
     def step(self, prompt: Prompt, rule: StepRule) -> Iterator[Prefilled | Token | StepDone]:
         """Take one step."""
         self._grammars.use(prompt.tools)
-        prefix = self._prefix(prompt.policy, prompt.tools)
         tokens = self._writer.tokens(prompt)
-        n_prefix = len(prefix) if tokens[: len(prefix)] == prefix else 0
+        n_prefix = self._n_prefix(prompt, tokens)
         yield from self._decoder.step(tokens, n_prefix, prompt.tools, rule)
+
+    def prepare(self, prompt: Prompt) -> Iterator[Prefilled | Finished]:
+        """Read what the prompt begins with, however its last message goes on.
+
+        What turns out otherwise is dropped by the step that finds it, as anything else would be.
+        """
+        *before, last = prompt.conversation
+        assert isinstance(last, UserMessage), "a customer types"
+        certain: list[int] | None = None
+        for text in continuations(last.text):
+            if self._is_cancelled():
+                return
+            going_on = replace(prompt, conversation=(*before, UserMessage(text)))
+            tokens = self._writer.tokens(going_on)
+            certain = tokens if certain is None else certain[: n_shared(certain, tokens)]
+        assert certain is not None
+        goes_back = self._context.can_go_back or certain[: len(self._context.log)] == (
+            self._context.log
+        )
+        if goes_back and len(certain) < self._context.n_ctx:
+            n_prefix = self._n_prefix(prompt, certain)
+            yield from self._decoder.warm(certain, n_prefix)
+
+    def _n_prefix(self, prompt: Prompt, tokens: list[int]) -> int:
+        """Return how many of the tokens every prompt begins with."""
+        prefix = self._prefix(prompt.policy, prompt.tools)
+        return len(prefix) if tokens[: len(prefix)] == prefix else 0
 
     def _prefix(self, policy: str, tools: tuple[Tool, ...]) -> list[int]:
         key = (policy, repr(tools))
@@ -163,6 +191,9 @@ def _answers(worker: Worker, request: Request) -> Iterator[Any]:
             yield from worker.warm(*request.args)
         case "step":
             yield from worker.step(*request.args)
+            yield Finished()
+        case "prepare":
+            yield from worker.prepare(*request.args)
             yield Finished()
         case "read":
             yield Finished(worker.meter.read(*request.args))

@@ -41,6 +41,9 @@ class Null:
         """Yield nothing."""
         return iter(())
 
+    def prepare(self, prompt: Prompt, cancel: threading.Event) -> None:
+        """Return; there is nothing to read."""
+
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: threading.Event
     ) -> Iterator[Prefilled | Token | StepDone]:

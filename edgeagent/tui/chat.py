@@ -6,6 +6,7 @@ engine, store or configuration (see `ports`), and leaves commands to the app.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,17 +24,19 @@ from textual.widgets import Footer, Static
 from edgeagent.events import TRANSIENT, StepStarted
 from edgeagent.tui.approval import Ask
 from edgeagent.tui.narration import Narration
-from edgeagent.tui.plain import literal, one_line
+from edgeagent.tui.plain import literal, one_line, whole_words
 from edgeagent.tui.ports import Choice, Ports, SessionLike
 from edgeagent.tui.posts import OpeningFailed, SessionOpened, Woken, Work
 from edgeagent.tui.prompt import PromptBox
 from edgeagent.tui.status import WAITING, WRITING, Status, StatusLine
 from edgeagent.tui.transcript import Transcript
-from edgeagent.tui.work import caught_up, open_session, run_turn
+from edgeagent.tui.work import caught_up, open_session, prepare, run_turn
 
 LINK_PERIOD_S = 1.0
 PERIOD_S = 0.1
 """Progress is drawn this often; facts are drawn at once."""
+PAUSE_S = 0.25
+"""Who types a word takes longer; the model reads when the fingers rest for so long."""
 PATIENCE_S = 3
 """Work that takes longer shows for how long it has been going on."""
 NEXT_STEPS = """\
@@ -75,6 +78,10 @@ class ChatScreen(Screen[None]):
         """What is opened when the session that is being opened has let go."""
         self._begun_at = 0.0
         """When the running work began, on the monotonic clock."""
+        self._reading: threading.Event | None = None
+        """Stops the model's reading of the message that is being typed, while it reads."""
+        self._read: str | None = None
+        """As much of that message as it was given last."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="head"):
@@ -92,6 +99,7 @@ class ChatScreen(Screen[None]):
         self.prompt.focus()
         self.set_interval(LINK_PERIOD_S, self.look_at_link)
         self._ticker = self.set_interval(PERIOD_S, self.catch_up, pause=True)
+        self._pause = self.set_interval(PAUSE_S, self.prepare, pause=True)
         self.open(self.choice)
 
     @property
@@ -122,6 +130,7 @@ class ChatScreen(Screen[None]):
             self.work.stop()
             self._chosen = choice
             return
+        self._stop_reading()
         left, self.session, self.choice = self.session, None, choice
         self.has_turns = False
         self.query_one("#head-session", Static).update("")
@@ -185,6 +194,34 @@ class ChatScreen(Screen[None]):
 
     # Turns
 
+    def on_text_area_changed(self) -> None:
+        self._pause.reset()
+        self._pause.resume()
+
+    def prepare(self) -> None:
+        """Have the model read the whole words of what is being typed, a pause at a time."""
+        self._pause.pause()
+        if self.session is None or self.work is not None or self.prompt.text.startswith("/"):
+            return
+        words = whole_words(self.prompt.words)
+        if self._reading is not None:
+            if not words.startswith(self._read or ""):
+                self._reading.set()
+        elif words != self._read:
+            self._reading, self._read = threading.Event(), words
+            job = partial(prepare, self.session, words, self._reading, self.post_message)
+            self.run_worker(job, thread=True, group="prepare")
+
+    def on_prepared(self) -> None:
+        """Go on where more was typed meanwhile."""
+        self._reading = None
+        self.prepare()
+
+    def _stop_reading(self) -> None:
+        self._read = None
+        if self._reading is not None:
+            self._reading.set()
+
     def on_prompt_box_submitted(self, message: PromptBox.Submitted) -> None:
         text = message.text
         if text.startswith("/"):
@@ -203,6 +240,7 @@ class ChatScreen(Screen[None]):
 
     def _send(self, text: str) -> None:
         assert self.session is not None
+        self._stop_reading()
         self.has_turns = True
         self.work, self._begun_at = Work(is_turn=True), time.monotonic()
         self.transcript.anchor()
@@ -250,6 +288,8 @@ class ChatScreen(Screen[None]):
             self._send(text)
         elif text:
             self.prompt.put_back(text)
+        else:
+            self.prepare()
 
     def on_ask_answered(self, message: Ask.Answered) -> None:
         message.stop()
@@ -296,6 +336,7 @@ class ChatScreen(Screen[None]):
         self.query_one("#activity", Static).update(literal(text))
 
     def on_unmount(self) -> None:
+        self._stop_reading()
         if self.work is not None:
             self.work.stop()
 

@@ -43,6 +43,12 @@ def one_line(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
+def whole_words(text: str) -> str:
+    """Return the start of `text` up to the blank behind its last finished word."""
+    found = re.match(r"(?s).*\S\s", text)
+    return found.group() if found else ""
+
+
 def short_arguments(arguments: Mapping[str, Json], width: int) -> str:
     """Return arguments as `key=value` pairs on one line."""
     pairs = (f"{key}={value if isinstance(value, str) else json.dumps(value)}"

@@ -122,6 +122,10 @@ class SessionLike(Protocol):
         """Read the policy and tools into the context ahead of the first turn."""
         ...
 
+    def prepare(self, typed: str, cancel: threading.Event) -> None:
+        """Have the model read what is certain of the next message; blocks while it does."""
+        ...
+
     def turn(
         self,
         text: str,

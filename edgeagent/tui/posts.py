@@ -71,5 +71,9 @@ class Woken(Message):
     work: Work
 
 
+class Prepared(Message):
+    """The model has read what is certain of the next message, or was stopped."""
+
+
 class WorkOver(Message):
     """The worker thread has come to its end; there is one at a time."""

@@ -65,6 +65,14 @@ class PromptBox(TextArea):
         self._pasted: dict[str, str] = {}
         """Long pastes by the words that stand for them in the box."""
 
+    @property
+    def words(self) -> str:
+        """What would be sent now."""
+        text = self.text
+        for mark, pasted in self._pasted.items():
+            text = text.replace(mark, pasted, 1)
+        return text.strip("\n")
+
     def put_back(self, text: str) -> None:
         """Return unsent words to the box, before whatever is being typed."""
         held = self._marked(text) if len(text) > PASTE_CHARACTERS else text
@@ -113,13 +121,11 @@ class PromptBox(TextArea):
         self.post_message(self.Paged(pages))
 
     def _send(self) -> None:
-        text = self.text
-        for mark, pasted in self._pasted.items():
-            text = text.replace(mark, pasted, 1)
+        text = self.words
         if text.strip():
             self.clear()
             self._pasted.clear()
-            self.post_message(self.Submitted(text.strip("\n")))
+            self.post_message(self.Submitted(text))
 
     def _delete_or_quit(self) -> None:
         if self.text:

@@ -5,6 +5,7 @@ Touches no widget: events go into the work's queue, and `post` must be safe to c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
@@ -14,7 +15,15 @@ from textual.message import Message
 from edgeagent.errors import EdgeAgentError
 from edgeagent.events import TRANSIENT, ApprovalNeeded, Decision, Prefilled, Token, TurnFailed
 from edgeagent.tui.ports import Choice, Ports, SessionLike
-from edgeagent.tui.posts import Happening, OpeningFailed, SessionOpened, Woken, Work, WorkOver
+from edgeagent.tui.posts import (
+    Happening,
+    OpeningFailed,
+    Prepared,
+    SessionOpened,
+    Woken,
+    Work,
+    WorkOver,
+)
 
 Post: TypeAlias = Callable[[Message], object]
 
@@ -69,6 +78,12 @@ def run_turn(session: SessionLike, text: str, work: Work, post: Post) -> None:
     except EdgeAgentError as error:
         work.happened.put(Happening(TurnFailed(str(error))))
     post(WorkOver())
+
+
+def prepare(session: SessionLike, typed: str, cancel: threading.Event, post: Post) -> None:
+    """Have the model read what is certain of the next message."""
+    session.prepare(typed, cancel)
+    post(Prepared())
 
 
 def caught_up(work: Work) -> Iterator[Happening]:
