@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edgeagent import manifest
 from edgeagent.cascade import OK
+from edgeagent.commands import models
 from edgeagent.engine.client import Prompt, StepDone, StepRule
 from edgeagent.errors import ContextFull, EvaluationError
 from edgeagent.evals.airline_null import Null
@@ -176,15 +178,15 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / "home"))
 
 
-def test_the_command_reads_a_model_and_writes_the_manifest(
+def test_the_command_reads_a_model_and_its_manifest_shows_what_came_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EDGEAGENT_MODEL__MAX_TOKENS", "24")
     tiny = write_tiny(tmp_path / "tiny.gguf")
-    written = tmp_path / "m.toml"
-    manifest.write(manifest.DEFAULT, written)
+    added = CliRunner().invoke(models.command, ["add", str(tiny), "--name", "small"])
+    written = Path(added.output.strip())
     seeds = [seed for seed in range(SEED, SEED + 60) if _has_hard(seed)][:2]
-    typed = ["--model", str(tiny), "--episodes", "2", "--seed", str(seeds[0])]
+    typed = ["--model", "small", "--episodes", "2", "--seed", str(seeds[0])]
     assert main([*typed, "--report-seed", str(seeds[1]), "--write", str(written)]) == 0
     out = capfd.readouterr().out
     told = json.loads(out.splitlines()[-1])
@@ -194,6 +196,11 @@ def test_the_command_reads_a_model_and_writes_the_manifest(
     assert (made.calibration.seed, made.calibration.n_hard) == (seeds[1], told["n_hard"])
     assert manifest.calibration_toml(made.calibration) in out
     assert out.count("greedy") == 2
+    shown = CliRunner().invoke(models.command, ["show", "small"]).output
+    assert f"defer_threshold = {made.defer_threshold}\n" in shown
+    assert manifest.calibration_toml(made.calibration) in shown
+    record = json.loads(CliRunner().invoke(models.command, ["show", "small", "--json"]).output)
+    assert record["manifest"]["calibration"]["n"] == made.calibration.n
 
 
 def _has_hard(seed: int) -> bool:
