@@ -4,7 +4,7 @@ A greedy decoder writes a reference call exactly when the reference is the most 
 every place of it, so nothing has to be decoded to count exact calls. What the runtime's grammar
 would have ruled out is not ruled out here: the runtime can only do better.
 
-    python -m models.nano.evaluate --run RUN --airline 200
+    python -m models.nano.evaluate --run RUN --airline 200 --orders 200
     python -m models.nano.evaluate --run RUN --tft FILE
 """
 
@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="run")
     parser.add_argument("--airline", type=int, default=0, help="held-out episodes")
+    parser.add_argument("--orders", type=int, default=0, help="held-out lessons of the shop's desk")
     parser.add_argument("--seed", type=int, default=90001)
     parser.add_argument("--tft", type=Path, help="TFT file beside its job_description.json")
     parser.add_argument("--sgd", type=Path, help="SGD folder: its restaurant test dialogues")
@@ -201,6 +202,11 @@ def main() -> None:
         from models.nano import airline
 
         sources["airline, held out"] = airline.dialogues(options.seed, options.airline, "held_out")
+    if options.orders:
+        # Imported on use, as the simulator is.
+        from models.nano.orders import lessons
+
+        sources["orders, held out"] = lessons.dialogues(options.seed, options.orders, "held_out")
     if options.tft:
         sources["tft"] = tft(options.tft, options.tft.with_name("job_description.json"))
     if options.sgd:

@@ -95,6 +95,14 @@ class Desk:
         start, self._start = self._start, "also"
         return self._say([*self._pieces(start, slots), *self._pieces(rule, slots)])
 
+    def open_both(self, first: str, second: str, /, **slots: str) -> str:
+        """Let the customer begin with two wishes in one message; return what was said."""
+        start, self._start = self._start, "also"
+        rules = [start, first, "joint", second]
+        if self.rng.random() < 0.5:
+            rules = [start, second, "joint", first]
+        return self._say([piece for rule in rules for piece in self._pieces(rule, slots)])
+
     def say(self, rule: str, /, **slots: str) -> str:
         """Let the customer answer or go on; return what was said."""
         if rule == "greet":

@@ -118,11 +118,19 @@ def both(desk: Desk) -> bool:
 def faq(desk: Desk) -> bool:
     """Ask a common question."""
     question = desk.rng.choice(FAQS)
-    topic, _, sentence = question.partition("_")
     desk.open(f"faq_{question}")
-    found = desk.call("get_faq", topic=FAQ_TOPICS[topic][desk.language == "vi"])
-    sentences = found["answer"].rstrip(".").split(". ")
-    desk.tell(f"{sentences[int(sentence)]}.")
+    desk.tell(_from_faq(desk, question))
+    return True
+
+
+def two_in_one(desk: Desk) -> bool:
+    """Ask for the state of an order and a common question in one message."""
+    order, question = desk.put(stock.draw(desk.rng, n_items=1)), desk.rng.choice(FAQS)
+    named = desk.named(order["order_id"], is_told=True)
+    desk.open_both("ask_status", f"faq_{question}", order=named)
+    found = desk.call("lookup_order", order_id=order["order_id"])
+    answer = _from_faq(desk, question)
+    desk.tell(f"{_answer(desk, 'status', found)} {answer}")
     return True
 
 
@@ -237,6 +245,7 @@ SCRIPTS: Mapping[str, tuple[float, Script]] = {
     "status": (22, status),
     "both": (4, both),
     "faq": (20, faq),
+    "two_in_one": (4, two_in_one),
     "unknown_faq": (4, unknown_faq),
     "change": (17, change),
     "fault": (15, fault),
@@ -282,7 +291,18 @@ def _misread(rng: Random, order_id: str) -> str:
     return order_id[:at] + other + order_id[at + 1 :]
 
 
+def _from_faq(desk: Desk, question: str) -> str:
+    """Look the question's topic up and return the sentence that answers it."""
+    topic, _, sentence = question.partition("_")
+    found = desk.call("get_faq", topic=FAQ_TOPICS[topic][desk.language == "vi"])
+    return f"{found['answer'].rstrip('.').split('. ')[int(sentence)]}."
+
+
 def _tell(desk: Desk, asked: str, found: dict[str, Json]) -> None:
+    desk.tell(_answer(desk, asked, found))
+
+
+def _answer(desk: Desk, asked: str, found: dict[str, Json]) -> str:
     slots = {
         "oid": found["order_id"],
         "status": desk.word(found["status"]),
@@ -294,7 +314,7 @@ def _tell(desk: Desk, asked: str, found: dict[str, Json]) -> None:
     rule = f"r_{asked}"
     if asked in ("status", "when"):
         rule += "_open" if found["expected_on"] else "_closed"
-    desk.reply(rule, **slots)
+    return desk.text(rule, **slots)
 
 
 def _items(found: dict[str, Json]) -> str:
