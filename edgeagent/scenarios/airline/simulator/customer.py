@@ -131,11 +131,30 @@ class Customer:
                 self._is_leaving = True
                 return self._say(self._speaker.phrase("handoff"), "handoff", {})
             return self._open_wish()
+        if self._rng.random() < VOLUNTEER_SHARE:
+            part, values = self._volunteer(told)
+            if part:
+                parts.append(part)
+                told.update(values)
         joined = parts[0]
         for part in parts[1:]:
-            joined = [*joined, Piece(", ", is_value=False), *part]
+            joined = [*joined, Piece(self._rng.choice(BETWEEN), is_value=False), *part]
         self._note(told)
         return self._say(joined, None, told)
+
+    def _volunteer(self, told: Mapping[str, Json]) -> tuple[list[Piece], dict[str, Json]]:
+        """Give the one id with the other, before it is asked for."""
+        goal, wish = self.goal, self.wish
+        known = self._told | told.keys()
+        reservation_id = wish.facts.get("reservation_id")
+        is_sure = not wish.vague and "wrong_reservation_id" not in wish.facts
+        if "user_id" in told and reservation_id and is_sure and "reservation_id" not in known:
+            return self._speaker.phrase("my_rid"), {"reservation_id": reservation_id}
+        knows_user = goal.wrong_user_id is None and not goal.forgot_user_id
+        may_tell_user = wish.facts.get("needs_user") and knows_user
+        if "reservation_id" in told and may_tell_user and "user_id" not in known:
+            return self._speaker.phrase("my_uid"), {"user_id": goal.user_id}
+        return [], {}
 
     def _aside(self, ask: Ask) -> str:
         """Say something else than was asked for; the agent has to answer and ask again."""
@@ -352,6 +371,9 @@ class Customer:
 
 
 ASIDE_SHARE = 0.02
+VOLUNTEER_SHARE = 0.15
+BETWEEN = (", ", ", ", " and ", ". ", "; ", ", and ", " ... ")
+"""Between two answers in one message."""
 ASIDES = (
     "faq_bag_fee", "faq_insurance", "faq_refund_time", "faq_max_passengers", "faq_certificates",
     "off_weather", "off_chat", "injection", "absurd", "refuse_discount",

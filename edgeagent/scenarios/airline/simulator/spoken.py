@@ -189,6 +189,7 @@ def write(pieces: Iterable[Piece], persona: Persona, rng: random.Random) -> str:
     sentence = "".join(written).strip()
     sentence = re.sub(r" +", " ", sentence)
     sentence = re.sub(r" ([,.;'])", r"\1", sentence)
+    sentence = re.sub(r",[ ,]*,", ",", sentence)
     if persona.case == "neat" and sentence and sentence[-1].isalnum():
         sentence += "?" if _asks(sentence) else rng.choice((".", ".", "", "!"))
     elif sentence and sentence[-1].isalnum() and _asks(sentence) and rng.random() < 0.5:
