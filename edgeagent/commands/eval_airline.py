@@ -11,7 +11,7 @@ import click
 
 from edgeagent.commands import evaluating
 from edgeagent.commands.terminal import plain
-from edgeagent.evals.airline import DEFAULT_N, Airline
+from edgeagent.evals.airline import BAD_SCORES, DEFAULT_N, Airline
 from edgeagent.evals.rows import EXACT, Options, Row, Summary
 
 BY_GOAL = ("served", EXACT, "exact_changing", "facts", "person", "calls", "tokens")
@@ -49,6 +49,8 @@ def command(
     Scored: the database at the end (exact; exact_changing where something had to change), what
     the customer was told (facts), hand-overs to a person, broken rules, all of these together
     (served), deferrals, and the cost. Agents that always hand off or always refuse stand beside.
+    Bad input has a table of its own: orders to break the rules, by the customer or hidden in data,
+    nonsense, other languages, changed minds, tool errors; and how often the agent goes in circles.
     """
     suite = Airline()
     done = evaluating.run(suite, model, Options(limit=limit, seed=seed), keep_in)
@@ -70,6 +72,7 @@ def command(
         )
     else:
         click.echo(f"{summary['n']} episodes\n{evaluating.table(summary)}\n\n{_by_goal(summary)}")
+        click.echo(f"\n{_by_bad_input(summary)}")
     return 0 if done.is_whole else evaluating.INTERRUPTED
 
 
@@ -80,6 +83,16 @@ def _by_goal(summary: Summary) -> str:
         values = [found["scores"][key]["value"] for key in BY_GOAL]
         shown = "".join(f"{'-' if value is None else f'{value:.3f}':>15}" for value in values)
         lines.append(f"{kind:14}{found['n']:>5}{shown}")
+    return "\n".join(lines)
+
+
+def _by_bad_input(summary: Summary) -> str:
+    """Return a line per kind of bad input; an episode may be of several kinds or of none."""
+    lines = [f"{'bad input':26}{'n':>5}" + "".join(f"{key:>9}" for key in BAD_SCORES)]
+    for kind, found in summary["bad_input"].items():
+        values = [found["scores"][key]["value"] for key in BAD_SCORES]
+        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
+        lines.append(f"{kind:26}{found['n']:>5}{shown}")
     return "\n".join(lines)
 
 

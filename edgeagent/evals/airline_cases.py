@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from edgeagent.evals import airline_bad
 from edgeagent.messages import (
     RESPOND,
     TRANSFER,
@@ -61,6 +62,8 @@ class Case:
     facts: tuple[str, ...]
     """Words that the customer should read, in lower case: the expert had them from a tool."""
     ends_with_a_person: bool
+    bad: tuple[str, ...] = ()
+    """Kinds of bad input that come up; see `airline_bad`."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -192,8 +195,9 @@ def _served(seed: str, goal: Goal, bench: episodes.Bench) -> Case:
         if number == 0:
             hard = _hard_wishes(customer, desk)
             facts = _facts(customer, tuple(desk.messages), hard)
+            bad = airline_bad.kinds_of(goal, tuple(desk.messages))
             handed = any(label.situation == TRANSFER for label in desk.labels)
-    return Case(seed, goal, tuple(accepted), hard, frozenset(rules), facts, handed)
+    return Case(seed, goal, tuple(accepted), hard, frozenset(rules), facts, handed, bad)
 
 
 def _refusals(messages: list[Json]) -> Iterator[str]:
@@ -223,7 +227,11 @@ def _hard_wishes(customer: Followed, desk: Desk) -> frozenset[int]:
 
 
 def _facts(customer: Followed, messages: Conversation, hard: frozenset[int]) -> tuple[str, ...]:
-    """Return, of each wish's last reply that has any, the words that only a tool can have told."""
+    """Return, of each wish's last reply that has any, the words that only a tool can have told.
+
+    Wishes that are deferred or given up half-way have none.
+    """
+    left_out = hard | {at for at, wish in enumerate(customer.goal.wishes) if wish.abandons}
     last: dict[int, list[str]] = {}
     heard, said, shown = -1, "", ""
     for message in messages:
@@ -234,7 +242,7 @@ def _facts(customer: Followed, messages: Conversation, hard: frozenset[int]) -> 
             case CallMessage((call,)) if call.name == RESPOND:
                 told = facts_in(str(call.arguments["message"]))
                 words = [word for word in told if word in shown and word not in said]
-                if words and customer.wishes[heard] not in hard:
+                if words and customer.wishes[heard] not in left_out:
                     last[customer.wishes[heard]] = words
             case ResultMessage(name=name, content=content) if name != RESPOND:
                 shown += f" {content.lower()}"

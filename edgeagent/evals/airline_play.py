@@ -78,6 +78,8 @@ class Played:
     ms: float = 0.0
     note: str = ""
     """Why the episode stopped where it should not have."""
+    is_looping: bool = False
+    """The customer hung up on an agent that went in circles, or a turn took too many steps."""
     lines: list[str] = field(default_factory=list)
     """The transcript."""
 
@@ -108,6 +110,7 @@ def play(
     while text is not None and taking.goes_on:
         played.note = _why_hung_up(played)
         if played.note:
+            played.is_looping = True
             break
         taking.is_confirmed = customer.last.told.get("confirm") is True
         played.wishes.append(customer.wishes[-1])
@@ -219,4 +222,5 @@ class _Taking:
             self._played.is_handed_to_a_person = True
             self.goes_on = False
         elif stop is not Stop.ANSWERED:
+            self._played.is_looping |= stop is Stop.STEP_LIMIT
             self._played.lines.append(f"  stopped {stop.value}")
