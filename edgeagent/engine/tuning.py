@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import llama_cpp.llama_cpp as llama
 
@@ -30,7 +30,9 @@ SHARE = 3 / 8
 """Of the context that is measured at: two such contexts take less than the one to come."""
 N_REPEATS = 3
 BUDGET_S = 4.0
-"""After so long no further setting is tried at a start."""
+"""After so long a start measures nothing that it can do without."""
+GIVE_UP_S = 12.0
+"""A device whose first round takes so long is too slow or too busy to be measured at a start."""
 RETRY_S = 86_400
 """After so long a device whose timings were noise gets another chance."""
 PROBED = (1, 4)
@@ -39,7 +41,8 @@ LEAST_GAIN = 0.9
 """A setting other than the default has to take less than so much of its time."""
 N_ROW_TEST = 8
 K_IDS = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
-Clock = Callable[[], float]
+Clock: TypeAlias = Callable[[], float]
+Times: TypeAlias = list[list[float]]
 
 
 class Stopped(Exception):
@@ -198,11 +201,10 @@ def measure(subject: Subject, *, in_full: bool, clock: Clock = time.process_time
     except ValueError as exc:
         return untuned(subject.default, str(exc))
     try:
-        samples = sample(base, SIZES, N_REPEATS)
+        samples = _timed(base, None if in_full else started)
+        if samples is None:
+            return untuned(subject.default, f"one round took more than {GIVE_UP_S:.0f} s")
         problem = is_noise(samples)
-        if problem is not None:
-            samples = [a + b for a, b in zip(samples, sample(base, SIZES, N_REPEATS), strict=True)]
-            problem = is_noise(samples)
         first = Measured(base.setting, _rounded(min(row) for row in samples))
         if problem is not None:
             log.warning("timings are noise, reason=%r", problem)
@@ -217,7 +219,7 @@ def measure(subject: Subject, *, in_full: bool, clock: Clock = time.process_time
     return _chosen(subject, tried, row_ms)
 
 
-def sample(rig: Rig, sizes: Sequence[int], n_repeats: int) -> list[list[float]]:
+def sample(rig: Rig, sizes: Sequence[int], n_repeats: int) -> Times:
     """Return the milliseconds of each size, repeated; sizes take turns, so that all see the same.
 
     Raises:
@@ -225,6 +227,26 @@ def sample(rig: Rig, sizes: Sequence[int], n_repeats: int) -> list[list[float]]:
     """
     rounds = [[rig.ms(n) for n in sizes] for _ in range(n_repeats)]
     return [list(row) for row in zip(*rounds, strict=True)]
+
+
+def _timed(rig: Rig, started: float | None) -> Times | None:
+    """Return the times of every size, repeated until they agree or the time is up.
+
+    None where a single round takes too long; `started` None takes whatever it takes.
+    """
+    samples = sample(rig, SIZES, 1)
+    if started is not None and time.perf_counter() - started > GIVE_UP_S:
+        return None
+    for n_rounds in range(1, 2 * N_REPEATS):
+        is_late = started is not None and time.perf_counter() - started > BUDGET_S
+        if n_rounds >= 2 and (is_late or (n_rounds >= N_REPEATS and is_noise(samples) is None)):
+            break
+        samples = _joined(samples, sample(rig, SIZES, 1))
+    return samples
+
+
+def _joined(first: Times, second: Times) -> Times:
+    return [a + b for a, b in zip(first, second, strict=True)]
 
 
 def _row_ms(rig: Rig) -> float:
