@@ -15,7 +15,7 @@ from edgeagent import manifest
 from edgeagent.cascade import OK
 from edgeagent.commands import models
 from edgeagent.engine.client import Prompt, StepDone, StepRule
-from edgeagent.errors import ContextFull, EvaluationError
+from edgeagent.errors import ContextFull, EngineDied, EvaluationError
 from edgeagent.evals.airline_null import Null
 from edgeagent.evals.intervals import wilson
 from edgeagent.events import Prefilled, Token
@@ -168,8 +168,38 @@ def test_the_oldest_turns_are_left_out_where_the_context_is_full() -> None:
     found = list(calibrate.turns(tier, 512, SEED, 6))
     assert len(found) > 6
     assert all(one.probability == 0.2 for one in found)
-    with pytest.raises(ContextFull):
-        list(calibrate.turns(Knowing([], fits=0), 512, SEED, 1))
+
+
+def test_a_step_that_cannot_fit_is_no_deferral_and_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = list(calibrate.turns(Knowing([], fits=0), 512, SEED, 1))
+    assert {one.probability for one in found} == {0.0}
+    assert "left out" in capsys.readouterr().err
+
+
+class Mortal(Knowing):
+    """Dies at its third step, and at every step from then on if it `stays_dead`."""
+
+    def __init__(self, stays_dead: bool) -> None:
+        super().__init__([])
+        self.stays_dead = stays_dead
+        self.n_steps = 0
+
+    def step(
+        self, prompt: Prompt, rule: StepRule, cancel: threading.Event
+    ) -> Iterator[Prefilled | Token | StepDone]:
+        self.n_steps += 1
+        if self.n_steps == 3 or (self.stays_dead and self.n_steps > 3):
+            raise EngineDied("gone")
+        yield from super().step(prompt, rule, cancel)
+
+
+def test_an_engine_that_died_is_started_again_once() -> None:
+    calm = list(calibrate.turns(Knowing([]), 512, SEED, 2))
+    assert list(calibrate.turns(Mortal(stays_dead=False), 512, SEED, 2)) == calm
+    with pytest.raises(EngineDied):
+        list(calibrate.turns(Mortal(stays_dead=True), 512, SEED, 2))
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 from edgeagent import config, history, manifest, wiring
 from edgeagent.cascade import LocalTier
 from edgeagent.engine.client import Prompt, StepDone, StepRule
-from edgeagent.errors import ContextFull, EdgeAgentError, EvaluationError
+from edgeagent.errors import ContextFull, EdgeAgentError, EngineDied, EvaluationError
 from edgeagent.evals.intervals import Estimate, share
 from edgeagent.events import Token
 from edgeagent.manifest import Calibration, CurvePoint, Share
@@ -85,8 +85,7 @@ def turns(tier: LocalTier, max_tokens: int, seed: int, n: int) -> Iterator[Turn]
     """Yield the turns of `n` held-out episodes; the engine has to run already.
 
     Raises:
-        EngineDied: the engine's process ended.
-        ContextFull: a single turn does not fit in the model's context.
+        EngineDied: the engine's process ended twice in one episode.
     """
     for number, episode in enumerate(episodes(seed, n, SPLIT), start=1):
         yield from _turns_of(_Reader(tier, max_tokens), episode)
@@ -127,6 +126,7 @@ class _Reader:
         # Without a threshold the first name that the model settles on ends the reading.
         self._rule = StepRule(names, None, None, max_tokens)
         self._n_trimmed = 0
+        self._was_restarted = False
 
     def read(self, conversation: Conversation) -> Verdict:
         """Return what the model thinks of deferring the next step."""
@@ -137,10 +137,18 @@ class _Reader:
                 return self._read(Prompt(self._job.policy, self._job.tools, shown))
             except ContextFull as full:
                 if history.n_turns(recent) <= 1:
-                    raise
+                    # A session fails here, and nothing is deferred.
+                    print(f"left out, one step: {full}", file=sys.stderr, flush=True)
+                    return Verdict(False, 0.0, "not offered")
                 # As a session trims, so that the build sees what it would see there.
                 excess = full.n_prompt + full.n_reserve - full.n_ctx * 7 // 8
                 self._n_trimmed += history.n_oldest(recent, excess / max(1, full.n_prompt))
+            except EngineDied as died:
+                if self._was_restarted:
+                    raise
+                self._was_restarted = True
+                print(f"started again: {died}", file=sys.stderr, flush=True)
+                self._tier.start()
 
     def _read(self, prompt: Prompt) -> Verdict:
         enough = threading.Event()
