@@ -47,6 +47,9 @@ class Dialect(_Table):
     thinking: bool = False
     calls: Literal["one", "parallel", "parallel_or_text"] = "one"
     """How many calls one step may make, and whether plain words are allowed instead."""
+    append_only: bool = False
+    """Nothing that the model has read is written anew, even where its template would; choose it
+    where an evaluation shows that it costs no accuracy."""
 
     @field_validator("system")
     @classmethod

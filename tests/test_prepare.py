@@ -5,18 +5,16 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeagent.config import Config
 from edgeagent.engine.client import Engine, EngineOptions, Prompt, StepDone
 from edgeagent.engine.prompt import continuations, n_shared
 from edgeagent.engine.worker import Worker
-from edgeagent.events import Deferred, TurnEnded
 from edgeagent.manifest import Dialect
 from edgeagent.messages import (
     RESPOND,

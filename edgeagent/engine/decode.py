@@ -74,6 +74,8 @@ class Decoder:
         self._cancelled = cancelled
         self._ahead = Ahead(context, costs, cancelled)
         self._pieces = context.vocabulary.pieces
+        self.written: list[int] = []
+        """Tokens of the last whole answer."""
 
     def warm(self, tokens: list[int], n_prefix: int) -> Generator[Prefilled, None, str]:
         """Bring the tokens into the context; return where they came from.
@@ -117,6 +119,7 @@ class Decoder:
         except Cancelled:
             yield self._done(step, (), "", started, prefilled, is_complete=False)
             return
+        self.written = step.answer.tokens
         text = b"".join(self._pieces[token] for token in step.answer.tokens).decode()
         made, words = self._read(text, tools, rule)
         yield self._done(step, made, words, started, prefilled, is_complete=True)

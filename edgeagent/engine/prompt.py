@@ -25,7 +25,9 @@ from edgeagent.messages import (
     RESPOND,
     Call,
     CallMessage,
+    Conversation,
     Json,
+    Message,
     ResultMessage,
     TextMessage,
     Tool,
@@ -117,7 +119,7 @@ class PromptWriter:
             {"role": "system", "content": self._dialect.system.replace(
                 PLACEHOLDER, disguise.text(prompt.policy)
             )},
-            *self._messages(prompt, disguise),
+            *self._messages(prompt.conversation, disguise),
         ]  # fmt: skip
         disguised = self._template.render(
             messages,
@@ -138,16 +140,18 @@ class PromptWriter:
                 tokens += self._plain(rendering.text[part.start : part.stop])
         return tokens
 
-    def _disguise(self, texts: Iterable[str]) -> _Disguise:
+    def _disguise(self, texts: Iterable[str]) -> Disguise:
         # Customers may write private characters too; stand-ins are some that nobody used here.
         taken = {c for text in texts for c in text if c >= "\U000f0000"}
         taken |= {c for c in self._template.source + self._dialect.system if c >= "\U000f0000"}
         free = (chr(code) for code in range(0xF0000, 0x110000) if chr(code) not in taken)
         stand_ins = islice(free, len(self._alphabet))
-        return _Disguise(dict(zip(self._alphabet, stand_ins, strict=True)))
+        return Disguise(dict(zip(self._alphabet, stand_ins, strict=True)), next(free))
 
-    def _messages(self, prompt: Prompt, disguise: _Disguise) -> Iterator[Mapping[str, Json]]:
-        for message in prompt.conversation:
+    def _messages(
+        self, conversation: Conversation, disguise: Disguise
+    ) -> Iterator[Mapping[str, Json]]:
+        for message in conversation:
             match message:
                 case UserMessage(text):
                     yield {"role": "user", "content": disguise.text(text)}
@@ -165,7 +169,7 @@ class PromptWriter:
                     if name != RESPOND:
                         yield self._result(call_id, name, content, disguise)
 
-    def _foreign(self, message: Mapping[str, Json], disguise: _Disguise) -> Mapping[str, Json]:
+    def _foreign(self, message: Mapping[str, Json], disguise: Disguise) -> Mapping[str, Json]:
         """Disguise a message that was not made here."""
         made = {key: disguise.value(value) for key, value in message.items()}
         made["role"] = message["role"]
@@ -175,7 +179,7 @@ class PromptWriter:
             made["tool_calls"] = [self._foreign_call(call, disguise) for call in calls]
         return made
 
-    def _foreign_call(self, call: Mapping[str, Json], disguise: _Disguise) -> Mapping[str, Json]:
+    def _foreign_call(self, call: Mapping[str, Json], disguise: Disguise) -> Mapping[str, Json]:
         function = call.get("function", call)
         arguments = function["arguments"]
         if isinstance(arguments, str):
@@ -183,7 +187,7 @@ class PromptWriter:
         made = Call(str(call.get("id", "")), function["name"], arguments)
         return self._call(made, disguise)
 
-    def _call(self, call: Call, disguise: _Disguise) -> Mapping[str, Json]:
+    def _call(self, call: Call, disguise: Disguise) -> Mapping[str, Json]:
         arguments = disguise.value(dict(call.arguments))
         if self._wire.arguments_as_text:
             separators = (self._wire.item_separator, self._wire.key_separator)
@@ -192,7 +196,7 @@ class PromptWriter:
         return {"id": self._id(call.id), "type": "function", "function": function}
 
     def _result(
-        self, call_id: str, name: str, content: str, disguise: _Disguise
+        self, call_id: str, name: str, content: str, disguise: Disguise
     ) -> Mapping[str, Json]:
         text = disguise.text(content)
         if self._dialect.tool_results == "user":
@@ -263,21 +267,26 @@ class PromptWriter:
         yield text[start:]
 
 
-class _Disguise:
+class Disguise:
     """Swaps the characters that special tokens are made of for stand-ins, and back."""
 
-    def __init__(self, stand_ins: Mapping[str, str]) -> None:
+    def __init__(self, stand_ins: Mapping[str, str], mark: str) -> None:
+        """Swap by `stand_ins`; `mark` is a character that nobody uses."""
+        self.mark = mark
         self._there = str.maketrans(dict(stand_ins))
         self._back = str.maketrans({stand_in: char for char, stand_in in stand_ins.items()})
 
     def text(self, text: str) -> str:
+        """Return the text disguised."""
         # Lone surrogates, which JSON can carry, have no bytes to tokenize.
         return text.encode("utf-8", "replace").decode().translate(self._there)
 
     def undo(self, text: str) -> str:
+        """Return the text as it was."""
         return text.translate(self._back)
 
     def value(self, value: Json) -> Json:
+        """Return a JSON value with every string and key disguised."""
         match value:
             case str():
                 return self.text(value)
@@ -288,6 +297,7 @@ class _Disguise:
         return value
 
     def tool(self, tool: Tool) -> Mapping[str, Json]:
+        """Return a tool in OpenAI's layout, disguised."""
         return {
             "type": "function",
             "function": {
@@ -386,7 +396,12 @@ def _strings(prompt: Prompt) -> Iterator[str]:
     yield prompt.policy
     for tool in prompt.tools:
         yield from (tool.name, tool.description, json.dumps(tool.parameters, ensure_ascii=False))
-    for message in prompt.conversation:
+    yield from strings_of(prompt.conversation)
+
+
+def strings_of(messages: Iterable[Message]) -> Iterator[str]:
+    """Yield every text in the messages that somebody else than the template wrote."""
+    for message in messages:
         match message:
             case UserMessage(text) | TextMessage(text):
                 yield text

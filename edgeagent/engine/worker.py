@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from edgeagent.engine import library, tuning
+from edgeagent.engine.appending import AppendingWriter
 from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
 from edgeagent.engine.decode import Decoder
@@ -72,7 +73,8 @@ class Worker:
         ends = [vocabulary.text_of(token) for token in vocabulary.ends]
         wire = probe(template, ends, options.dialect.thinking)
         self._wire = wire
-        self._writer = PromptWriter(template, vocabulary, wire, options.dialect)
+        write = AppendingWriter if options.dialect.append_only else PromptWriter
+        self._writer = write(template, vocabulary, wire, options.dialect)
         self._grammars = Grammars(vocabulary, wire, options.dialect.calls)
         prefixes = PrefixStore(
             options.cache_dir, options.path, opened.table.setting.key, options.cache_bytes
@@ -121,7 +123,10 @@ class Worker:
         self._grammars.use(prompt.tools)
         tokens = self._writer.tokens(prompt)
         n_prefix = self._n_prefix(prompt, tokens)
-        yield from self._decoder.step(tokens, n_prefix, prompt.tools, rule)
+        for said in self._decoder.step(tokens, n_prefix, prompt.tools, rule):
+            if isinstance(said, StepDone) and isinstance(self._writer, AppendingWriter):
+                self._writer.remember(said, self._decoder.written)
+            yield said
 
     def prepare(self, prompt: Prompt) -> Iterator[Prefilled | Finished]:
         """Read what the prompt begins with, however its last message goes on.
