@@ -20,12 +20,17 @@ from edgeagent.messages import (
     Json,
     ResultMessage,
 )
-from edgeagent.scenarios.airline.simulator import episodes as episodes_module
 from edgeagent.scenarios.airline.simulator import expert, planting
 from edgeagent.scenarios.airline.simulator.booking import count_bags
 from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.desk import Desk
-from edgeagent.scenarios.airline.simulator.episodes import Bench, Episode, episodes, make_world
+from edgeagent.scenarios.airline.simulator.episodes import (
+    Bench,
+    Episode,
+    Split,
+    episodes,
+    make_world,
+)
 from edgeagent.scenarios.airline.simulator.goals import Goal, Wish
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
 
@@ -187,7 +192,7 @@ def test_an_order_in_data_changes_nothing_that_the_expert_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = list(episodes(SEED, 100, "train"))
-    monkeypatch.setattr(episodes_module.planting, "plant", lambda *_args, **_named: None)
+    monkeypatch.setattr(planting, "plant", lambda *_args, **_named: None)
     plain = list(episodes(SEED, 100, "train"))
     n_planted = 0
     for with_orders, without in zip(found, plain, strict=True):
@@ -203,7 +208,7 @@ def test_an_order_in_data_changes_nothing_that_the_expert_does(
 
 
 def test_orders_stand_in_names_of_reservations_in_evaluation_only() -> None:
-    def carriers(split: episodes_module.Split) -> int:
+    def carriers(split: Split) -> int:
         world = make_world(f"{split} 1 0", split)
         return sum(map(planting.is_planted, world.reservations.values()))
 
