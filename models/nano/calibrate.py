@@ -37,7 +37,7 @@ SPLIT: Split = "held_out"
 RULE = "highest F1 of deferred turns; of equals, the middle one"
 GRID = (*(n / 1000 for n in range(1, 100)), *(n / 100 for n in range(10, 100)))
 """Thresholds that may be chosen: a network that rarely defers is unsure in thousandths."""
-SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SHOWN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Thresholds of the curve, the chosen one beside them."""
 TOLD_EVERY = 50
 """Episodes between two lines on stderr."""
