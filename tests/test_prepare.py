@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeagent.commands.run import _awaited
 from edgeagent.engine.client import Engine, EngineOptions, Prompt, StepDone
 from edgeagent.engine.prompt import continuations, n_shared
 from edgeagent.engine.worker import Worker
@@ -277,3 +278,34 @@ def test_a_server_is_told_nothing_before_enter() -> None:
     served = Served("http://127.0.0.1:9/v1")
     served.prepare(prompt("my secret "), threading.Event())
     assert not served.is_alive
+
+
+class Listener:
+    """Stands for a session: remembers what it was told, and when it was to stop."""
+
+    def __init__(self) -> None:
+        self.typed: list[str] = []
+        self.is_reading = threading.Event()
+
+    def prepare(self, typed: str, cancel: threading.Event) -> None:
+        self.typed.append(typed)
+        self.is_reading.set()
+        assert cancel.wait(30)
+
+
+def test_a_pipe_that_is_slow_leaves_time_to_read() -> None:
+    session = Listener()
+
+    def lines() -> Iterator[str]:
+        yield "at once"
+        assert session.is_reading.wait(30)
+        yield "late"
+
+    assert list(_awaited(lines(), session)) == ["at once", "late"]
+    assert session.typed == [""]
+
+
+def test_messages_from_a_file_are_not_waited_for() -> None:
+    session = Listener()
+    assert list(_awaited(iter(["a"] * 50), session)) == ["a"] * 50
+    assert len(session.typed) < 25

@@ -13,7 +13,7 @@ from edgeagent import history, paths
 from edgeagent.cascade import ToolOutcome
 from edgeagent.config import Config, DeferConfig, RemoteConfig
 from edgeagent.engine.client import ModelFacts, Prompt, StepDone, StepRule
-from edgeagent.errors import StoreError
+from edgeagent.errors import EngineDied, StoreError
 from edgeagent.events import (
     TRANSIENT,
     Answered,
@@ -415,3 +415,60 @@ def test_a_write_that_is_refused_is_not_done(store_path: Path) -> None:
         events = take(session, "one tea", refuse)
         assert desk.ledger.executed == []
         assert [e.is_error for e in events if isinstance(e, ToolReturned)] == [True, False]
+
+
+def typed(session: Session, text: str) -> None:
+    session.prepare(text, threading.Event())
+
+
+def test_what_is_typed_is_read_and_never_stored(store_path: Path) -> None:
+    local = Scripted(LOOK, reply("Hello."), reply("Bye."))
+    with closing(opened(store_path, Desk(), local)) as session:
+        typed(session, "my ")
+        take(session, "my tea")
+        before, events = session.conversation, session.events()
+        typed(session, "and \ud800")
+        assert (session.conversation, session.events()) == (before, events)
+        assert [prompt.conversation for prompt in local.prepared] == [
+            (UserMessage("my "),),
+            (*before, UserMessage("and ?")),
+        ]
+        take(session, "and")
+        assert local.prompts[-1].conversation == (*before, UserMessage("and"))
+        assert local.prompts[-1].tools == local.prepared[-1].tools
+        assert local.prompts[-1].policy == local.prepared[-1].policy
+
+
+def test_nothing_is_read_ahead_while_a_turn_is_open_or_the_larger_model_has_it(
+    store_path: Path,
+) -> None:
+    local = Scripted(LOOK, reply(), reply())
+    with closing(opened(store_path, Desk(), local)) as session:
+        for event in session.turn("tea", threading.Event(), allow):
+            typed(session, "more ")
+            assert (local.prepared == []) != isinstance(event, TurnEnded)
+        session.grants.is_handed_over = True
+        local.prepared.clear()
+        typed(session, "more ")
+        assert local.prepared == []
+
+
+def test_trimmed_turns_are_not_read_ahead(store_path: Path) -> None:
+    local = Scripted(reply("One."), reply("Two."))
+    with closing(opened(store_path, Desk(), local)) as session:
+        take(session, "first")
+        take(session, "second")
+        session.grants.n_trimmed = 1
+        typed(session, "third ")
+        users = [m for m in local.prepared[-1].conversation if isinstance(m, UserMessage)]
+        assert users == [UserMessage("second"), UserMessage("third ")]
+
+
+def test_a_model_that_fails_while_the_customer_types_is_no_failure(store_path: Path) -> None:
+    class Broken(Scripted):
+        def prepare(self, prompt: Prompt, cancel: threading.Event) -> None:
+            raise EngineDied("gone")
+
+    with closing(opened(store_path, Desk(), Broken(reply()))) as session:
+        typed(session, "hello ")
+        assert isinstance(take(session, "hello there")[-1], TurnEnded)

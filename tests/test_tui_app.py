@@ -671,3 +671,61 @@ async def test_a_question_about_leaving_says_why_and_what_is_sent() -> None:
         await at.ready()
         assert decisions == [Decision.ALWAYS]
         assert list(at.app.query(Said))[-1].has_class("-remote")
+
+
+async def test_whole_words_are_read_while_they_are_typed() -> None:
+    async with stage(reply("Hello.")) as at:
+        await at.until(lambda: at.script.prepared == [""])
+        await at.pilot.press(*"I want", "space", *"t")
+        await at.until(lambda: at.script.prepared[-1] == "I want ")
+        await at.pilot.press(*"o", "space", *["backspace"] * 3)
+        await at.pilot.press("space", *"a", "space")
+        await at.until(lambda: at.script.prepared[-1].startswith("I want "))
+        await at.say("I want tea")
+        await at.until(lambda: at.script.prepared[-1] == "")
+        assert at.script.said == ["I want tea"]
+        assert all(text == "" or text[-1] == " " for text in at.script.prepared)
+
+
+async def test_commands_and_words_typed_during_a_turn_are_not_read() -> None:
+    goes_on = threading.Event()
+
+    def slow(text: str, cancel: threading.Event, approve: Approve) -> Iterator[Event]:
+        goes_on.wait(30)
+        yield from reply("Done.")(text, cancel, approve)
+
+    async with stage(slow) as at:
+        await at.until(lambda: at.script.prepared == [""])
+        await at.send("hello")
+        await at.pilot.press(*"next", "space")
+        await at.pilot.pause(0.5)
+        assert at.script.prepared == [""]
+        goes_on.set()
+        await at.until(lambda: at.script.prepared[-1] == "next ")
+        at.app.query_one(PromptBox).text = "/help me "
+        await at.pilot.pause(0.5)
+        assert at.script.prepared[-1] == "next "
+
+
+async def test_one_reading_at_a_time_and_the_newest_words_win() -> None:
+    class Slow(Script):
+        n_at_once = n_most = 0
+
+        def prepare(self, typed: str, cancel: threading.Event) -> None:
+            self.n_at_once += 1
+            self.n_most = max(self.n_most, self.n_at_once)
+            super().prepare(typed, cancel)
+            cancel.wait(0.4)
+            self.n_at_once -= 1
+
+    desk = Desk([Slow([reply("Hello.")])])
+    async with stage(desk=desk) as at:
+        box = at.app.query_one(PromptBox)
+        for text in ("one ", "one two ", "three ", "three four "):
+            box.text = text
+            await at.pilot.pause(0.3)
+        await at.until(lambda: at.script.prepared[-1] == "three four ")
+        await at.until(lambda: desk.scripts[0].n_at_once == 0)
+        assert desk.scripts[0].n_most == 1
+        await at.say("three four five")
+        assert at.script.said == ["three four five"]
