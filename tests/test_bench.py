@@ -5,9 +5,11 @@ No test looks at how long something took; that is noise on a machine that tests.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,27 @@ import pytest
 from edgeagent.engine import replay
 from edgeagent.engine.client import EngineOptions, Prompt
 from edgeagent.engine.replay import Cost, Loop
-from edgeagent.errors import ContextFull, EngineError, EvaluationError, RemoteError
-from edgeagent.evals.bench import recorded, spread, table
-from edgeagent.evals.bench.server import BEST, Served
+from edgeagent.errors import ContextFull, EngineError, EvaluationError, RemoteError, RemoteTimeout
+from edgeagent.evals.bench import process, recorded, spread, table
+from edgeagent.evals.bench.lanes import ServerLane
+from edgeagent.evals.bench.recorded import Recorded, Step
+from edgeagent.evals.bench.server import BEST, Served, shows_policy
 from edgeagent.manifest import Dialect
-from edgeagent.messages import RESPOND, Call, Json, ResultMessage, UserMessage
+from edgeagent.messages import (
+    RESPOND,
+    Call,
+    CallMessage,
+    Json,
+    Message,
+    ResultMessage,
+    UserMessage,
+)
 from edgeagent.scenarios.airline import backend
 from tests import loopback
 from tests.engine_kit import POLICY, TOOLS
 from tests.loopback import Loopback
 from tests.test_cli import edgeagent
-from tests.tiny_gguf import write_tiny
+from tests.tiny_gguf import HERMES_TEMPLATE, LLAMA_TEMPLATE, NANO_TEMPLATE, write_tiny
 
 CALLS = (
     Call("call_1", "get_reservation_details", {"reservation_id": "ABC123"}),
@@ -38,9 +50,9 @@ CALLS = (
 PROMPT = Prompt(POLICY, TOOLS, (UserMessage("I want to see my booking ABC123."),))
 
 
-def options(path: Path, **settings: Any) -> EngineOptions:
+def options(path: Path, dialect: Dialect | None = None, **settings: Any) -> EngineOptions:
     return EngineOptions(
-        path, Dialect(), n_threads=1, log_file=path.with_suffix(".log"), **settings
+        path, dialect or Dialect(), n_threads=1, log_file=path.with_suffix(".log"), **settings
     )
 
 
@@ -75,6 +87,10 @@ def test_every_engine_reads_the_same_prompt_and_writes_the_same_tokens(tiny: Pat
         assert 0 < one.n_sampled < one.n_decoded
         assert one.peak_bytes
         assert three.peak_bytes
+        # The last token of a plain loop is read in case more follow, the binding's is not.
+        assert three.n_held == three.n_prompt + three.n_decoded - 1
+        assert one.n_held <= two.n_held <= three.n_held + 1
+        assert one.text.endswith("</tool_call>")
         # One pass for what is new of the prompt and one for each token but the last.
         assert two.n_passes == -(-two.n_prefilled // 128) + two.n_decoded - 1
         assert one.n_passes is not None
@@ -86,6 +102,32 @@ def test_the_second_time_only_what_is_new_is_read(tiny: Path) -> None:
         first, again = costs(tiny, loop, CALLS[0], CALLS[0])
         assert again.n_prefilled <= 1 < first.n_prefilled < first.n_prompt
         assert again.tokens == first.tokens
+
+
+@pytest.mark.parametrize("append_only", [True, False])
+@pytest.mark.parametrize("loop", [Loop.OURS, Loop.PLAIN])
+def test_what_is_read_again_is_what_the_template_itself_writes_anew(
+    loop: Loop, append_only: bool, tmp_path: Path
+) -> None:
+    """The template leaves the empty think block out of earlier turns, as Qwen3's does."""
+    path = write_tiny(tmp_path / "tiny.gguf", template=HERMES_TEMPLATE)
+    told = options(path, dialect=Dialect(append_only=append_only))
+    talk = recording("get_reservation_details", RESPOND, "get_reservation_details")
+    made = replay.opened(told, loop)
+    try:
+        made.start()
+        steps = [
+            replay.replay(made, loop, Prompt(POLICY, TOOLS, step.conversation), step.call)
+            for step in talk.steps
+        ]
+    finally:
+        made.close()
+    again = [max(0, before.n_held - after.n_reused) for before, after in itertools.pairwise(steps)]
+    if append_only:
+        assert again == [0, 0]
+    else:
+        # The think block, and the answer behind it.
+        assert all(steps[n].n_decoded < again[n] < steps[n].n_decoded + 20 for n in range(2))
 
 
 @pytest.mark.parametrize("loop", [Loop.OURS, Loop.PLAIN])
@@ -221,6 +263,7 @@ def test_the_document_holds_every_engine_step_and_repetition(tiny: Path, tmp_pat
         ran = edgeagent(
             "bench", "-m", str(tiny), "--conversation", str(talk(tmp_path)),
             "--server", server.url, "--server", f"{server.url}/", "--repetitions", "2", "--json",
+            timeout_s=600,
         )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     made = json.loads(ran.stdout)
@@ -247,8 +290,9 @@ def test_the_document_holds_every_engine_step_and_repetition(tiny: Path, tmp_pat
             ("calls", "replies", "all")} == {2}  # fmt: skip
     assert ours["sums"]["calls"]["n_steps"] == 2
     assert all(lane["sums"]["all"]["cpu_ratio"]["median"] > 0 for lane in (plain, binding))
-    assert as_it_comes["sums"]["all"]["cpu_ratio"] is None
+    assert as_it_comes["sums"]["all"]["cpu_ms"]["n"] == 2
     assert as_it_comes["steps"][0]["n_decoded"] == 10
+    assert as_it_comes["peak_bytes"]["n"] == 2
     assert any("wrote 60 tokens of its own" in note for note in made["notes"])
     assert made["record"]["settings"]["best"] == BEST
     assert made["record"]["files"]["conversation"]["name"] == "talk.json"
@@ -257,26 +301,151 @@ def test_the_document_holds_every_engine_step_and_repetition(tiny: Path, tmp_pat
     assert shown[-1] == "6 steps in 4 turns, 2 times, medians"
 
 
-def asked_of(server: Loopback) -> Iterator[Json]:
-    return (request.body for request in server.requests)
+TIMINGS = {"cache_n": 90, "prompt_n": 12, "prompt_ms": 5.0, "predicted_n": 7,
+           "predicted_ms": 70.0, "draft_n": 2, "new_in_next_year": []}  # fmt: skip
 
 
-def test_a_server_is_asked_for_the_record_and_no_more_tokens_than_it_has() -> None:
-    timings = {"cache_n": 90, "prompt_n": 12, "prompt_ms": 5.0, "predicted_n": 7,
-               "predicted_ms": 70.0, "draft_n": 2, "new_in_next_year": []}  # fmt: skip
-    said = {"choices": [{"message": {"content": "Hi."}}], "timings": timings}
-    with listed(Loopback(loopback.document(said))) as server, Served(server.url) as served:
+def timed(**timings: Json) -> loopback.Answer:
+    said = {"choices": [{"message": {"content": "Hi."}}], "timings": TIMINGS | timings}
+    return loopback.document(said)
+
+
+def test_a_server_writes_as_many_tokens_as_the_record_has_and_does_not_stop() -> None:
+    with listed(Loopback(timed())) as server, Served(server.url) as served:
         for is_best in (False, True):
-            served.warm(POLICY, TOOLS, is_best=is_best)
             cost = served.ask(PROMPT, 33, is_best=is_best)
             assert (cost.n_prompt, cost.n_prefilled, cost.n_decoded) == (102, 12, 7)
-            assert (cost.n_drafted, cost.decode_ms) == (2, 70.0)
-        _, plain, _, best = asked_of(server)
+            assert (cost.n_drafted, cost.decode_ms, cost.n_held) == (2, 70.0, 108)
+        plain, best = (request.body for request in server.requests)
     assert plain["max_tokens"] == best["max_tokens"] == 33
     assert plain["messages"][0] == {"role": "system", "content": POLICY}
-    # The second time another conversation, or a server with a memory would not read it again.
-    assert plain["messages"][1]["content"] != best["messages"][1]["content"]
-    assert {key: best[key] for key in best.keys() - plain.keys()} == BEST
+    # No grammar and no end of turn can make it write fewer tokens.
+    assert (plain["tool_choice"], plain["ignore_eos"]) == ("none", True)
+    assert [tool["function"]["name"] for tool in plain["tools"]] == [tool.name for tool in TOOLS]
+    added = {key: best[key] for key in best.keys() - plain.keys()}
+    assert added == BEST | {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def test_a_server_is_asked_with_the_messages_that_our_own_prompt_is_made_of() -> None:
+    """Its dialect's wrapper, results as the customer's, no receipts, no policy nobody shows."""
+    talk = Prompt(POLICY, TOOLS, (
+        UserMessage("Hello."),
+        CallMessage((CALLS[0],)), ResultMessage("call_1", CALLS[0].name, "{}"),
+        CallMessage((CALLS[1],)), ResultMessage("call_2", RESPOND, '{"ok": true}'),
+        UserMessage("Thanks."),
+    ))  # fmt: skip
+    dialect = Dialect(system="Do: {task_description}", tool_results="user")
+    with listed(Loopback(timed())) as server:
+        for shows in (True, False):
+            with Served(server.url, dialect=dialect, shows_policy=shows) as served:
+                served.ask(talk, 1, is_best=False)
+        first, second = (request.body["messages"] for request in server.requests)
+    assert first[0] == {"role": "system", "content": f"Do: {POLICY}"}
+    assert [message["role"] for message in first[1:]] == [
+        "user", "assistant", "user", "assistant", "user",
+    ]  # fmt: skip
+    assert second == first[1:]
+
+
+@pytest.mark.parametrize(
+    ("template", "shows"),
+    [(NANO_TEMPLATE, False), (HERMES_TEMPLATE, True), (LLAMA_TEMPLATE, True), ("{{", True)],
+)
+def test_a_template_that_leaves_the_policy_out_is_known(template: str, shows: bool) -> None:
+    assert shows_policy(template) is shows
+
+
+ARGUMENTS: dict[str, dict[str, Json]] = {
+    RESPOND: {"message": "One moment."},
+    "get_reservation_details": {"reservation_id": "ABC123"},
+}
+
+
+def recording(*names: str) -> Recorded:
+    talk: tuple[Message, ...] = (UserMessage("Hello."),)
+    steps = []
+    for number, name in enumerate(names):
+        call = Call(f"call_{number}", name, ARGUMENTS.get(name, {}))
+        steps.append(Step(talk, call))
+        talk = (*talk, CallMessage((call,)), ResultMessage(call.id, name, "{}"))
+    return Recorded(POLICY, TOOLS, tuple(steps))
+
+
+def wrote(n: int, text: str) -> Cost:
+    return Cost(
+        n_prompt=90, n_prefilled=9, prefill_ms=1.0, n_decoded=n, n_sampled=n, n_drafted=0,
+        decode_ms=1.0, first_token_ms=1.0, tokens=tuple(range(n)), text=text,
+    )  # fmt: skip
+
+
+def test_a_server_holds_the_recorded_answers_as_if_it_had_written_them() -> None:
+    rendered = loopback.document({"prompt": "<|im_start|>assistant\n"})
+    read = loopback.document({"content": ""})
+    answers = (timed(cache_n=0, prompt_n=100), timed(), rendered, read, timed(cache_n=108))
+    with listed(Loopback(*answers)) as server, Served(server.url) as served:
+        lane = ServerLane("x", served, is_best=True)
+        ran = lane.run(recording("think", "think"), (wrote(7, "<tool_call>1"), wrote(8, "2")))
+        asked = [(request.path, request.body) for request in server.requests]
+        again = lane.run(recording("think"), (wrote(7, "<tool_call>1"),))
+        later = server.requests[-1].body["messages"]
+    paths = [path for path, _ in asked]
+    assert paths == [
+        "/v1/chat/completions", "/v1/chat/completions", "/apply-template", "/completion",
+        "/v1/chat/completions",
+    ]  # fmt: skip
+    first, second = asked[1][1], asked[4][1]
+    assert asked[2][1]["messages"] == first["messages"]
+    assert asked[3][1]["prompt"] == "<|im_start|>assistant\n<tool_call>1"
+    assert (asked[3][1]["n_predict"], asked[3][1]["cache_prompt"]) == (0, True)
+    assert (first["max_tokens"], second["max_tokens"]) == (7, 8)
+    assert ran.warm is None
+    assert ran.cold is not None
+    assert ran.costs[0].n_held == ran.costs[1].n_reused == 108
+    # What it had read before is nothing it started cold with, and the words are new ones.
+    assert again.cold is None
+    assert again.warm is not None
+    assert later[1]["content"] != first["messages"][1]["content"]
+
+
+def test_a_server_that_cannot_be_led_is_asked_all_the_same() -> None:
+    answers = (timed(), timed(), loopback.status(404), timed())
+    with listed(Loopback(*answers)) as server, Served(server.url) as served:
+        ran = ServerLane("x", served, is_best=False).run(
+            recording("think", "think", "think"), (wrote(7, ""), wrote(7, ""), wrote(7, ""))
+        )
+        assert not served.can_be_led
+        assert len(ran.costs) == 3
+        # Asked for once, and never again.
+        assert [request.path for request in server.requests].count("/apply-template") == 1
+
+
+def test_a_server_that_hangs_or_never_ends_is_given_up() -> None:
+    def trickles(reply: loopback.Reply) -> None:
+        reply.head(200, "text/event-stream")
+        while not reply.server.is_closing.is_set():
+            reply.event({"choices": []})
+            time.sleep(0.01)
+
+    for answer in (trickles, lambda reply: reply.hold()):
+        with listed(Loopback(answer)) as server, Served(server.url) as served:
+            served.patience_s = 0.2
+            with pytest.raises(RemoteTimeout):
+                served.ask(PROMPT, 5, is_best=False)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's /proc")
+def test_the_process_behind_a_loopback_address_is_known() -> None:
+    with Loopback(loopback.says("Hi.")) as server:
+        found = process.behind(server.url)
+        assert found == process.Process(os.getpid())
+        peak, spent = found.peak_bytes(), found.cpu_ms()
+        assert peak is not None
+        assert spent is not None
+        assert peak > 1 << 20
+        assert 0 < spent < 1000 * (time.process_time() + 60)
+        assert process.behind(server.url.replace("127.0.0.1", "192.0.2.1")) is None
+    assert process.behind(loopback.nobody()) is None
+    assert process.Process(2**22 + 1).peak_bytes() is None
 
 
 @pytest.mark.parametrize(
@@ -297,6 +466,19 @@ def test_a_server_that_does_not_answer_is_an_error_of_ours(answer: loopback.Answ
     assert "\n" not in str(failed.value)
 
 
+def test_another_model_behind_the_address_is_told_in_one_line(tiny: Path) -> None:
+    with Loopback(timed()) as server:
+        for meta in ({"n_params": 7}, {"size": 7}):
+            server.models = loopback.document({"data": [{"id": "big\x1b[2J", "meta": meta}]})
+            ran = edgeagent("bench", "-m", str(tiny), "--against", "plain", "--server", server.url)
+            assert ran.returncode == 2, ran.stderr
+            assert ran.stdout == ""
+            (told,) = ran.stderr.splitlines()
+            assert "another model" in told
+            assert told.isprintable()
+        assert server.requests == []
+
+
 BAD = {
     "no model": (["-m", "{here}/none.gguf"], 2),
     "a server as the model": (["-m", "http://127.0.0.1:9/v1"], 2),
@@ -308,6 +490,8 @@ BAD = {
     "nobody there": (["--server", "{nobody}"], 1),
     "no address": (["--server", "llama"], 2),
     "offline": (["--server", "{nobody}"], 2),
+    "nobody there at its best": (["--best-server", "{nobody}"], 1),
+    "prefixes in a file": (["--keep-prefixes", "{here}/talk.json"], 2),
 }
 """What is typed, and the exit code."""
 

@@ -28,11 +28,13 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("llama_cpp", "llguidance", "textual", "numpy", "openai", "pydantic", "jinja2", "sqlite3")
 
 
-def edgeagent(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def edgeagent(
+    *arguments: str, stdin: str = "", timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "edgeagent", *arguments],
-        input=stdin, capture_output=True, text=True, check=False, timeout=120,
+        input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 

@@ -151,16 +151,17 @@ def command(
 def _lanes(asked: _Asked, stack: ExitStack) -> list[Lane]:
     """Return what is measured, ours first; servers have answered once when this returns."""
     model, settings = asked.model, asked.settings.model
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeagent-bench-")))
     options = EngineOptions(
         path=model.path,
         dialect=model.manifest.dialect,
         n_ctx=settings.n_ctx or model.manifest.n_ctx,
         n_threads=settings.n_threads,
+        cache_dir=asked.prefixes or scratch,
         log_file=wiring.engine_log(),
     )
     loops = [Loop.OURS, *(AGAINST[name] for name in asked.against if name in AGAINST)]
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeagent-bench-")))
-    lanes: list[Lane] = [OwnLane(loop, options, scratch, asked.prefixes) for loop in loops]
+    lanes: list[Lane] = [OwnLane(loop, options, asked.prefixes is None) for loop in loops]
     both = not asked.best_servers
     ways = [(url, is_best) for url in asked.servers for is_best in ((False, True)[: 1 + both])]
     ways += [(url, True) for url in asked.best_servers]

@@ -6,12 +6,12 @@ Knows no ratios and no tables.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from edgeagent.engine import replay
@@ -77,12 +77,9 @@ class OwnLane:
 
     loop: Loop
     options: EngineOptions
-    """Without a folder for prefixes."""
-    scratch: Path
-    """An empty folder for them; ours are kept nowhere else, so that each cold start is cold."""
-    kept: Path | None = None
-    """A folder for them that outlives the bench; a start is cold only where it lacks ours."""
-    n_runs: list[int] = field(default_factory=lambda: [0])
+    """`cache_dir` is where prefixes are kept, and what passes cost here."""
+    forgets: bool = True
+    """Whether to start cold each time, which deletes the prefixes that are kept."""
 
     @property
     def name(self) -> str:
@@ -92,22 +89,29 @@ class OwnLane:
     def run(self, recorded: Recorded, script: Script) -> Ran:
         """Replay the record in a fresh process; ours starts twice, cold and then warm.
 
+        What a device's first start measures is measured before.
+
         Raises:
             EvaluationError: a step does not fit into the context.
             ModelLoadError, TemplateError, SchemaRefused, EngineError: as the engine says.
         """
-        if self.kept is not None:
-            start, costs = self._replayed(
-                recorded, script, replace(self.options, cache_dir=self.kept)
-            )
-            return _ran(start, costs)
-        if self.loop is not Loop.OURS:
-            start, costs = self._replayed(recorded, script, self.options)
+        if self.loop is Loop.BINDING:
+            start, costs = self._replayed(recorded, script, replace(self.options, cache_dir=None))
             return Ran(start, None, costs)
-        self.n_runs[0] += 1
-        kept = replace(self.options, cache_dir=self.scratch / str(self.n_runs[0]))
-        cold, _ = self._replayed(replace(recorded, steps=recorded.steps[:1]), script, kept)
-        warm, costs = self._replayed(recorded, script, kept)
+        folder = self.options.cache_dir
+        assert folder is not None, "the product keeps what it has measured"
+        if not (folder / "costs").exists():
+            with closing(replay.opened(self.options, self.loop)) as engine:
+                engine.start()
+        if not self.forgets:
+            return _ran(*self._replayed(recorded, script, self.options))
+        if self.loop is Loop.PLAIN:
+            start, costs = self._replayed(recorded, script, replace(self.options, cache_bytes=0))
+            return Ran(start, None, costs)
+        shutil.rmtree(folder / "prefixes", ignore_errors=True)
+        first = replace(recorded, steps=recorded.steps[:1])
+        cold, _ = self._replayed(first, script, self.options)
+        warm, costs = self._replayed(recorded, script, self.options)
         return Ran(cold, warm, costs)
 
     def _replayed(

@@ -48,7 +48,7 @@ def behind(url: str) -> Process | None:
     sockets = {f"socket:[{inode}]" for inode in _listening_on(port)}
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
-            if any(os.readlink(entry.path) in sockets for entry in os.scandir(folder)):
+            if any(os.readlink(folder / name) in sockets for name in os.listdir(folder)):
                 return Process(int(folder.parent.name))
         except OSError:
             continue

@@ -44,14 +44,13 @@ ANSWER_BYTES = 4 << 20
 """Of one request that is not streamed; a rendered prompt is some 20 KiB."""
 BEST: dict[str, Json] = {
     "cache_prompt": True,
-    "id_slot": 0,
     "temperature": 0.0,
     "samplers": ["top_k"],
     "top_k": 1,
     "parallel_tool_calls": False,
 }
-"""What a request can ask of llama-server to be as fast as it can: one slot whose context is kept,
-and the likeliest token without a chain of samplers."""
+"""What a request can ask of llama-server to be as fast as it can: what it has read is kept, and
+the likeliest token is taken without a chain of samplers."""
 
 
 class _Told(BaseModel):
@@ -192,7 +191,7 @@ class Served:
             said = self._whole(f"{root}/apply-template", self._body(prompt, is_best))
             rendered = _Rendered.model_validate_json(said).prompt
             order = {"prompt": rendered + text, "n_predict": 0, "cache_prompt": True}
-            self._whole(f"{root}/completion", order | ({"id_slot": 0} if is_best else {}))
+            self._whole(f"{root}/completion", order)
         except (RemoteRefused, RemoteBroken, ValidationError):
             self.can_be_led = False
 
