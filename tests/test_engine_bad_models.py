@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from edgeagent import gguf_header
-from edgeagent.engine import memory
 from edgeagent.errors import ModelLoadError, TemplateError
 from tests.engine_kit import engine
 from tests.tiny_gguf import (
@@ -76,53 +74,6 @@ def test_a_file_that_llama_cpp_refuses(tmp_path: Path) -> None:
     path = tmp_path / "arch.gguf"
     path.write_bytes(raw.replace(b"qwen3", b"qwex3"))
     assert "qwex3" in refused(path)
-
-
-def test_a_context_that_does_not_fit_into_memory(tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf", n_ctx=2**31 - 1)
-    message = refused(path, n_ctx=2**30)
-    assert message.count(" MB") == 2
-    assert "model.n_ctx" in message
-
-
-def test_needed_memory_counts_weights_and_context(tmp_path: Path) -> None:
-    header = gguf_header.read(write_tiny(tmp_path / "tiny.gguf"))
-    per_token = memory.needed(header, 2000, 1) - memory.needed(header, 1000, 1)
-    kv = 2 * 1 * (32 + 32) * 2
-    scores = 2 * 4
-    assert per_token == 1000 * (kv + scores)
-    assert memory.needed(header, 0, 1) > header.size_bytes
-
-
-MEMINFO = "MemTotal: 8000 kB\nMemFree: 10 kB\nMemAvailable:    4000 kB\n"
-
-
-def machine(root: Path, meminfo: str, **cgroup: str) -> Path:
-    (root / "proc").mkdir()
-    (root / "proc/meminfo").write_text(meminfo)
-    (root / "sys/fs/cgroup").mkdir(parents=True)
-    for name, text in cgroup.items():
-        (root / "sys/fs/cgroup" / name.replace("_", ".")).write_text(text)
-    return root
-
-
-def test_a_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path, MEMINFO, memory_max="3000000\n", memory_current="2000000\n",
-        memory_stat="anon 1\ninactive_file 500000\nactive_file 100000\n",
-    )  # fmt: skip
-    assert memory.available(root) == 1_600_000
-
-
-def test_without_a_limit_the_machine_counts(tmp_path: Path) -> None:
-    root = machine(
-        tmp_path, MEMINFO, memory_max="max\n", memory_current="2000000\n", memory_stat="anon 1\n"
-    )
-    assert memory.available(root) == 4_096_000
-
-
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
-    assert memory.available(tmp_path) is None
 
 
 BAD_TEMPLATES = [

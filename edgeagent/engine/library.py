@@ -19,7 +19,8 @@ import llama_cpp.llama_cpp as llama
 from edgeagent import gguf_header
 from edgeagent.engine import memory
 from edgeagent.engine.context import N_BATCH, Context
-from edgeagent.engine.tables import Setting, Table, untuned
+from edgeagent.engine.costs import MAX_PASS
+from edgeagent.engine.tables import K_TYPES, Setting, Table, untuned
 from edgeagent.engine.tuning import Subject, context_params
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.errors import ModelLoadError
@@ -69,13 +70,19 @@ def open_model(
     n_ctx = min(n_ctx or DEFAULT_N_CTX, trained)
     if n_ctx < MIN_N_CTX:
         raise ModelLoadError(f"a context of {n_ctx} tokens is too small; use at least {MIN_N_CTX}")
-    memory.check(header, path.name, n_ctx, N_BATCH)
     listen()
     llama.llama_backend_init()
-    model = load_weights(path)
-    few, many = threads(header.size_bytes, n_threads)
-    default = Setting(few)
-    is_small = header.size_bytes < _SMALL
+    repacked = memory.repacked_types(llama.llama_print_system_info().decode())
+    holding = memory.choose(
+        header, path.name, n_ctx, N_BATCH, max(n_outputs, MAX_PASS), repacked, memory.available()
+    )
+    size_bytes, name = header.size_bytes, header.text("general.name") or path.stem
+    template, quant = header.text("tokenizer.chat_template"), _quant(header)
+    del header  # 150,000 tokens and as many merges take 30 MB in Python
+    model = load_weights(path, is_mapped=holding.is_mapped, repacks=holding.repacks)
+    few, many = threads(size_bytes, n_threads)
+    default = Setting(few, k_type=holding.k_type)
+    is_small = size_bytes < _SMALL
     # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
     strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
 
@@ -83,7 +90,11 @@ def open_model(
         llama.llama_set_abort_callback(pointer, strlen, abort_address)
 
     table = choose(Subject(model, n_ctx, default, _rivals(default, n_threads), is_small, abort))
+    if holding.k_type != table.setting.k_type and holding.k_type != K_TYPES[0]:
+        # What is kept was measured when there was more room.
+        table = replace(table, setting=replace(table.setting, k_type=holding.k_type))
     params = context_params(n_ctx, N_BATCH, table.setting)
+    params.n_ubatch = holding.n_ubatch
     params.n_threads_batch = many
     params.n_outputs_max = max(n_outputs, table.n_rows)
     pointer = _make_context(model, path, params)
@@ -93,11 +104,11 @@ def open_model(
     return Opened(
         context,
         table,
-        header.text("tokenizer.chat_template"),
-        header.text("general.name") or path.stem,
-        _quant(header),
+        template,
+        name,
+        quant,
         int(llama.llama_model_n_params(model)),
-        header.size_bytes,
+        size_bytes,
     )
 
 
@@ -124,14 +135,20 @@ def threads(size_bytes: int, asked: int | None) -> tuple[int, int]:
     return asked or (1 if size_bytes < _SMALL else physical_cores()), asked or physical_cores()
 
 
-def load_weights(path: Path) -> Any:
+def load_weights(path: Path, *, is_mapped: bool = True, repacks: bool = True) -> Any:
     """Return llama.cpp's model of the file, on the CPU alone.
+
+    Where it is not mapped, the weights are read: none is in memory in two layouts. `repacks` lets
+    llama.cpp choose the layout that it computes with fastest.
 
     Raises:
         ModelLoadError: llama.cpp cannot load it.
     """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0
+    params.use_extra_bufts = repacks
+    if not is_mapped:
+        params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     _complaints.clear()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
@@ -147,11 +164,14 @@ def _rivals(default: Setting, asked: int | None) -> tuple[Setting, ...]:
     half = default.n_threads // 2
     # Where memory is what is waited for, fewer threads read it as fast.
     fewer = (replace(default, n_threads=half),) if half and asked is None else ()
-    return (attention, narrow, replace(attention, k_type="q8_0"), *fewer)
+    rivals = (narrow, attention, replace(attention, k_type="q8_0"), *fewer)
+    return tuple(rival for rival in dict.fromkeys(rivals) if rival != default)
 
 
 def _make_context(model: Any, path: Path, params: Any) -> Any:
-    params.n_seq_max = 1
+    # The second sequence holds no tokens of its own: through it a part of the first is saved.
+    params.n_seq_max, params.kv_unified = 2, True
+    params.n_outputs_max = max(2, params.n_outputs_max)  # llama.cpp wants a row for each sequence
     _complaints.clear()
     pointer = llama.llama_init_from_model(model, params)
     if not pointer:
