@@ -59,12 +59,18 @@ def engine_log() -> Path:
 
 
 def open_session(
-    config: Config, scenario: Scenario, scenario_ref: str, resume: str | None = None
+    config: Config,
+    scenario: Scenario,
+    scenario_ref: str,
+    resume: str | None = None,
+    *,
+    is_parking: bool = False,
 ) -> Session:
     """Return a session that is ready for `start`, `recover` and `turn`; nothing is loaded yet.
 
     `scenario_ref` is what loads the scenario again when the session is resumed: its name or the
     absolute path of its folder. `resume` is a session's whole id; None begins a new one.
+    `is_parking` keeps what the model has read on disk, so that going on costs no reading.
 
     Raises:
         ModelNotFound: the model has no file; the message says how to fetch it.
@@ -73,7 +79,7 @@ def open_session(
     """
     with ExitStack() as stack:
         stack.callback(scenario.backend.close)
-        local = open_local(config)
+        local = open_local(config, is_parking=is_parking)
         store = open_store()
         stack.callback(store.close)
         session_id = resume or store.create_session(scenario_ref, config.model.name)
@@ -93,7 +99,7 @@ def open_session(
     )
 
 
-def open_local(config: Config) -> Local:
+def open_local(config: Config, *, is_parking: bool = False) -> Local:
     """Return the model that the settings name; nothing is loaded yet.
 
     Raises:
@@ -111,7 +117,7 @@ def open_local(config: Config) -> Local:
     model = catalog.resolve(name)
     return Local(
         name,
-        open_engine(config, model),
+        open_engine(config, model, is_parking=is_parking),
         model.manifest,
         model.quant,
         model.path,
@@ -120,11 +126,16 @@ def open_local(config: Config) -> Local:
 
 
 def open_engine(
-    config: Config, model: catalog.Model, n_outputs: int = 1, tuning: Tuning = "kept"
+    config: Config,
+    model: catalog.Model,
+    n_outputs: int = 1,
+    tuning: Tuning = "kept",
+    *,
+    is_parking: bool = False,
 ) -> Engine:
     """Return the engine that runs the model's file; nothing is loaded yet.
 
-    `n_outputs` and `tuning` are as in `EngineOptions`.
+    `n_outputs`, `tuning` and `is_parking` are as in `EngineOptions`.
     """
     options = EngineOptions(
         path=model.path,
@@ -133,6 +144,7 @@ def open_engine(
         n_threads=config.model.n_threads,
         cache_dir=paths.cache_dir(),
         cache_bytes=config.model.prefix_mb << 20,
+        is_parking=is_parking,
         log_file=engine_log(),
         n_outputs=n_outputs,
         tuning=tuning,

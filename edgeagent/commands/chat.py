@@ -76,7 +76,9 @@ def _opener(settings: Config) -> Callable[[Choice], Session]:
                 "offline": choice.offline,
             }
         )
-        session = opening.open_session(opening.Opening(chosen, choice.scenario, choice.resume))
+        session = opening.open_session(
+            opening.Opening(chosen, choice.scenario, choice.resume), is_parking=True
+        )
         try:
             session.start()
         except BaseException:

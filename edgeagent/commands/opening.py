@@ -75,10 +75,12 @@ def choose(
     )
 
 
-def open_session(opening: Opening) -> Session:
-    """Return the session, nothing loaded yet; `wiring.open_session` lists what it raises."""
+def open_session(opening: Opening, *, is_parking: bool = False) -> Session:
+    """Return the session, nothing loaded yet; `wiring.open_session` says the rest."""
     scenario = library.load(opening.scenario, paths.data_dir())
-    return wiring.open_session(opening.settings, scenario, opening.scenario, opening.resume)
+    return wiring.open_session(
+        opening.settings, scenario, opening.scenario, opening.resume, is_parking=is_parking
+    )
 
 
 def _ref(scenario: str) -> str:

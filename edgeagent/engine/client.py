@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +55,8 @@ class EngineOptions:
     """Where prefilled prefixes are kept; None keeps none."""
     cache_bytes: int = 2 << 30
     """Most that they may take there, those of all models together; 0 keeps none."""
+    is_parking: bool = False
+    """Whether `close` keeps the conversation there too, for whoever goes on with it."""
     log_file: Path = Path("/dev/null")
     """Gets everything that llama.cpp prints."""
     context_limit: int | None = None
@@ -253,15 +255,24 @@ class Engine:
             return list(self._ask(Request(kind, args)))[-1].value
 
     def close(self) -> None:
-        """End the worker; takes at most 2 s. `start` would start it again."""
+        """End the worker; takes at most 2 s, and 2 more where it parks. `start` starts it again."""
         self._flag[0] = 1
         # Whoever left a step half read holds the lock and will not come back for it.
         locked = self._lock.acquire(timeout=CLOSE_S / 2)
         try:
+            if locked and self.options.is_parking and self.is_alive:
+                self._park()
             self._stop()
         finally:
             if locked:
                 self._lock.release()
+
+    def _park(self) -> None:
+        """Have the worker keep the conversation, if it can in the time there is."""
+        with suppress(EngineDied, EOFError, OSError):
+            self._send(Request("park", ()))
+            if self._pipe is not None and self._pipe.poll(CLOSE_S):
+                self._pipe.recv()
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -22,6 +22,8 @@ N_BATCH = 128
 """Tokens per forward pass of a prefill: progress about once a second on a slow board, and
 within 3 % of the speed of larger batches. Fixed, so that the same prompt gives the same bits."""
 _ABORTED = 2
+_ASIDE = 1
+"""A sequence that shares cells with the context's own while a part of it is saved or loaded."""
 
 
 class Context:
@@ -107,28 +109,46 @@ class Context:
         row = llama.llama_get_logits_ith(self._pointer, place)
         return np.ctypeslib.as_array(row, shape=(self.vocabulary.n_tokens,))
 
-    @property
-    def n_state_bytes(self) -> int:
-        """Bytes that `save` would write."""
-        return int(llama.llama_state_seq_get_size(self._pointer, 0)) + 4 * len(self.log)
+    def n_state_bytes(self, first: int = 0) -> int:
+        """Return about how many bytes `save` would write."""
+        size = int(llama.llama_state_seq_get_size(self._pointer, 0)) + 4 * len(self.log)
+        return size * (len(self.log) - first) // max(1, len(self.log))
 
-    def save(self, path: Path) -> bool:
-        """Write the context to a file; False when it could not be written."""
-        tokens = (llama.llama_token * len(self.log))(*self.log)
-        raw = str(path).encode()
-        n = llama.llama_state_seq_save_file(self._pointer, raw, 0, tokens, len(self.log))
+    def save(self, path: Path, first: int = 0) -> bool:
+        """Write what follows the first tokens to a file; False when it could not be written."""
+        part = self.log[first:]
+        tokens = (llama.llama_token * len(part))(*part)
+        sequence = _ASIDE if first else 0
+        if first:
+            llama.llama_memory_seq_cp(self._memory, 0, _ASIDE, first, -1)
+        n = llama.llama_state_seq_save_file(
+            self._pointer, str(path).encode(), sequence, tokens, len(part)
+        )
+        if first:
+            llama.llama_memory_seq_rm(self._memory, _ASIDE, -1, -1)
         return int(n) > 0
 
-    def load(self, path: Path, tokens: Sequence[int]) -> bool:
-        """Replace the context by a saved one; False and an empty context if it is not `tokens`."""
-        self.keep(0)
-        read = (llama.llama_token * len(tokens))()
+    def load(self, path: Path, tokens: Sequence[int], first: int = 0) -> bool:
+        """Replace what follows the first tokens by a saved part, so that the log is `tokens`.
+
+        False if the file does not hold that; the context then ends after the first ones.
+        """
+        if self.keep(first) < first:
+            return False
+        wanted = list(tokens[first:])
+        read = (llama.llama_token * len(wanted))()
         n_read = ctypes.c_size_t(0)
+        sequence = _ASIDE if first else 0
         n = llama.llama_state_seq_load_file(
-            self._pointer, str(path).encode(), 0, read, len(tokens), ctypes.byref(n_read)
+            self._pointer, str(path).encode(), sequence, read, len(wanted), ctypes.byref(n_read)
         )
-        if n and n_read.value == len(tokens) and list(read) == list(tokens):
-            self.log = list(tokens)
-            return True
-        llama.llama_memory_clear(self._memory, True)
-        return False
+        is_right = bool(n) and n_read.value == len(wanted) and list(read) == wanted
+        if first:
+            if is_right:
+                llama.llama_memory_seq_cp(self._memory, _ASIDE, 0, -1, -1)
+            llama.llama_memory_seq_rm(self._memory, _ASIDE, -1, -1)
+        elif not is_right:
+            llama.llama_memory_clear(self._memory, True)
+        if is_right:
+            self.log += wanted
+        return is_right

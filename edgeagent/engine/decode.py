@@ -92,6 +92,11 @@ class Decoder:
             return "none"
         return "disk" if n_read == 0 else "prefilled"
 
+    def park(self, n_prefix: int) -> None:
+        """Keep the conversation for a later process; costs the writing of its part of the state."""
+        if self._context.can_go_back:
+            self._prefixes.park(self._context, n_prefix)
+
     def step(
         self, prompt: list[int], n_prefix: int, tools: Sequence[Tool], rule: StepRule
     ) -> Iterator[Prefilled | Token | StepDone]:
@@ -159,6 +164,8 @@ class Decoder:
         shared = n_shared(context.log, target)
         if n_prefix > shared and self._prefixes.load(context, target[:n_prefix]):
             shared = n_prefix
+        if 0 < n_prefix <= shared and self._context.can_go_back:
+            shared = self._prefixes.resume(context, target, n_prefix)
         # The row after the last token has to be computed, so that one is read again.
         at = first = context.keep(min(shared, len(target) - 1) if logits else shared)
         saves = at < n_prefix

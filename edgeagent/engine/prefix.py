@@ -1,10 +1,11 @@
 """Prefilled prompts on disk: a warm start reads them instead of computing them.
 
-A file holds the context after system and tools. llama.cpp's own format knows neither the model
-nor damage (a 1.7B state loads into a 0.6B model without an error), so each file ends in a label:
-model, llama.cpp, what shapes the memory, tokens, size and checksum. A file whose label does not
-say exactly what is expected is not shown to llama.cpp. Name and label appear together or not at
-all, so any number of processes may read, write and clear the same folder at once.
+A file holds the context after system and tools, or what a conversation that was left had added
+to that; the tokens before are shared, and lie in one file for all. llama.cpp's own format knows
+neither the model nor damage (a 1.7B state loads into a 0.6B model without an error), so each file
+ends in a label: model, llama.cpp, what shapes the memory, tokens, size and checksum. A file whose
+label does not say exactly what is expected is not shown to llama.cpp. Name and label appear
+together or not at all, so any number of processes may read, write and clear one folder at once.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import struct
 import time
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from edgeagent.engine.context import Context
 from edgeagent.engine.identity import sha256_of
+from edgeagent.engine.prompt import n_shared
 from edgeagent.engine.versions import versions
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,12 @@ MAX_BYTES = 2 << 30
 MAX_LABEL = 4096
 STALE_S = 3600
 """A partial file that nobody has written to for so long was left by a process that is gone."""
+MIN_PARKED = 64
+"""Tokens; fewer are read again as fast as they are found."""
+_HEAD = 12
+"""Bytes before the tokens in a state of llama.cpp's."""
 _FOOT = struct.Struct("<I8s")
-_MAGIC = b"edgepfx2"
+_MAGIC = b"edgepfx3"
 _BLOCK = 1 << 20
 
 
@@ -53,6 +59,8 @@ class Label:
     """Types of K and V, flash attention."""
     tokens: str
     """SHA-256 of the tokens."""
+    first: int
+    """Tokens that come before those in the file; 0 for a prefix."""
     n_tokens: int
     size: int
     """Bytes before the label."""
@@ -71,17 +79,46 @@ class PrefixStore:
         self._setting = setting
         self._max_bytes = max_bytes
         self._identity: tuple[str, str] | None = None
+        self._resumed: Path | None = None
 
     def load(self, context: Context, tokens: Sequence[int]) -> bool:
         """Load the context that ends after `tokens`; False if it is not there or not whole."""
         path = self._path(tokens)
-        if path is None or not path.is_file():
-            return False
+        return path is not None and path.is_file() and self._load(path, context, tokens)
+
+    def save(self, context: Context) -> None:
+        """Keep the context as it is; a disk that is full or read-only only costs the next start."""
+        self._save(context, 0)
+
+    def resume(self, context: Context, tokens: Sequence[int], first: int) -> int:
+        """Load the conversation that shares most with `tokens`, of which the context has `first`.
+
+        Returns how many tokens it shares with them now.
+        """
+        here = n_shared(context.log, tokens)
+        best, kept = None, here + MIN_PARKED
+        for path, told in self._parked(first, tokens):
+            shared = n_shared(told, tokens)
+            if shared >= kept:
+                best, kept = (path, told), shared
+        if best is None or not self._load(best[0], context, best[1], first):
+            return min(here, len(context.log))
+        self._resumed = best[0]
+        return kept
+
+    def park(self, context: Context, first: int) -> None:
+        """Keep what follows the first tokens, which other conversations share."""
+        if first and len(context.log) >= first + MIN_PARKED and self._save(context, first):
+            if self._resumed not in (None, self._path(context.log, first)):
+                self._resumed.unlink(missing_ok=True)  # the longer one holds it too
+            self._resumed = None
+
+    def _load(self, path: Path, context: Context, tokens: Sequence[int], first: int = 0) -> bool:
         try:
-            reason = self._flaw(path, tokens)
+            reason = self._flaw(path, tokens, first)
         except OSError as exc:  # another process may just have cleared it away
             reason = str(exc)
-        if not reason and not context.load(path, tokens):
+        if not reason and not context.load(path, tokens, first):
             reason = "llama.cpp does not take it"
         if reason:
             log.warning("prefix is computed again, file=%s reason=%r", path.name, reason)
@@ -90,31 +127,49 @@ class PrefixStore:
             os.utime(path)
         return True
 
-    def save(self, context: Context) -> None:
-        """Keep the context as it is; a disk that is full or read-only only costs the next start."""
-        path = self._path(context.log)
-        size = context.n_state_bytes
+    def _save(self, context: Context, first: int) -> bool:
+        path = self._path(context.log, first)
+        size = context.n_state_bytes(first)
         if path is None or size > self._max_bytes:
-            return
+            return False
         partial = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if shutil.disk_usage(path.parent).free < 2 * size:
-                return
-            if context.save(partial):
-                self._sign(partial, context.log)
-                os.replace(partial, path)
-                self._trim(path)
+            if shutil.disk_usage(path.parent).free < 2 * size or not context.save(partial, first):
+                return False
+            self._sign(partial, context.log, first)
+            os.replace(partial, path)
+            self._trim(path)
         except OSError as exc:
             log.warning("prefix is not kept, file=%s reason=%r", path.name, str(exc))
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink()
+        return path.is_file()
 
-    def _path(self, tokens: Sequence[int]) -> Path | None:
+    def _parked(self, first: int, tokens: Sequence[int]) -> Iterator[tuple[Path, list[int]]]:
+        """Yield the conversations that begin with the first of `tokens`, and all their tokens."""
+        if self._folder is None or not self._folder.is_dir():
+            return
+        self._who(self._folder)
+        for path in self._folder.glob("*.state"):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                said = (_read_label(file) if path.is_file() else None) or {}
+                n = said.get("n_tokens")
+                if said.get("first") == first and isinstance(n, int) and n > first:
+                    file.seek(_HEAD)
+                    part = array("i")
+                    part.frombytes(file.read((n - first) * part.itemsize))
+                    told = [*tokens[:first], *part]
+                    if said.get("tokens") == _digest(told):
+                        yield path, told
+
+    def _path(self, tokens: Sequence[int], first: int = 0) -> Path | None:
         if self._folder is None:
             return None
-        key = hashlib.sha256(" ".join([*self._who(self._folder), self._setting, ""]).encode())
+        key = hashlib.sha256(
+            " ".join([*self._who(self._folder), self._setting, str(first), ""]).encode()
+        )
         key.update(array("i", tokens).tobytes())
         return self._folder / f"{key.hexdigest()[:32]}.state"
 
@@ -123,20 +178,20 @@ class PrefixStore:
             self._identity = sha256_of(self._model, folder), versions()["llama.cpp"]
         return self._identity
 
-    def _label(self, tokens: Sequence[int], size: int, crc32: int) -> Label:
+    def _label(self, tokens: Sequence[int], first: int, size: int, crc32: int) -> Label:
         assert self._identity is not None
-        digest = hashlib.sha256(array("i", tokens).tobytes()).hexdigest()
-        return Label(*self._identity, self._setting, digest, len(tokens), size, crc32)
+        digest = _digest(tokens)
+        return Label(*self._identity, self._setting, digest, first, len(tokens), size, crc32)
 
-    def _sign(self, path: Path, tokens: Sequence[int]) -> None:
+    def _sign(self, path: Path, tokens: Sequence[int], first: int) -> None:
         """Write the label behind the state."""
         with path.open("r+b") as file:
             size = path.stat().st_size
-            text = json.dumps(asdict(self._label(tokens, size, _crc32(file, size)))).encode()
+            text = json.dumps(asdict(self._label(tokens, first, size, _crc32(file, size)))).encode()
             file.seek(size)
             file.write(text + _FOOT.pack(len(text), _MAGIC))
 
-    def _flaw(self, path: Path, tokens: Sequence[int]) -> str:
+    def _flaw(self, path: Path, tokens: Sequence[int], first: int) -> str:
         """Return why the file is not the state after `tokens`; empty if it is. Reads it all."""
         with path.open("rb") as file:
             said = _read_label(file)
@@ -146,7 +201,7 @@ class PrefixStore:
             end = file.tell()
             if not (isinstance(size, int) and isinstance(crc32, int) and size == end):
                 return "its size is not the one that was written"
-            if said != asdict(self._label(tokens, size, crc32)):
+            if said != asdict(self._label(tokens, first, size, crc32)):
                 return "it is of another model, engine or setting"
             file.seek(0)
             return "" if _crc32(file, size) == crc32 else "it is damaged"
@@ -169,6 +224,10 @@ class PrefixStore:
             size += n_bytes
             if path != newest and (rank >= MAX_FILES or size > self._max_bytes):
                 path.unlink(missing_ok=True)
+
+
+def _digest(tokens: Sequence[int]) -> str:
+    return hashlib.sha256(array("i", tokens).tobytes()).hexdigest()
 
 
 def _read_label(file: BinaryIO) -> Mapping[str, object] | None:

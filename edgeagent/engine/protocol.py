@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["load", "check", "warm", "step", "prepare", "read", "speed", "replay"]
+Kind: TypeAlias = Literal[
+    "load", "check", "warm", "step", "prepare", "park", "read", "speed", "replay"
+]
 
 
 @dataclass(frozen=True, slots=True)

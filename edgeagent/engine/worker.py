@@ -150,6 +150,12 @@ class Worker:
             n_prefix = self._n_prefix(prompt, certain)
             yield from self._decoder.warm(certain, n_prefix)
 
+    def park(self) -> None:
+        """Keep the conversation in the context for the process that goes on with it."""
+        for prefix in self._prefixes.values():
+            if self._context.log[: len(prefix)] == prefix:
+                self._decoder.park(len(prefix))
+
     def _n_prefix(self, prompt: Prompt, tokens: list[int]) -> int:
         """Return how many of the tokens every prompt begins with."""
         prefix = self._prefix(prompt.policy, prompt.tools)
@@ -199,6 +205,9 @@ def _answers(worker: Worker, request: Request) -> Iterator[Any]:
             yield Finished()
         case "prepare":
             yield from worker.prepare(*request.args)
+            yield Finished()
+        case "park":
+            worker.park()
             yield Finished()
         case "read":
             yield Finished(worker.meter.read(*request.args))
