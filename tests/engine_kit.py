@@ -17,6 +17,7 @@ from edgeagent.engine.client import Engine, EngineOptions, Prompt, StepDone, Ste
 from edgeagent.engine.closing import is_complete
 from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.library import Opened
+from edgeagent.engine.tables import Setting, untuned
 from edgeagent.manifest import Dialect
 from edgeagent.messages import (
     CONTROL_NAMES,
@@ -101,11 +102,13 @@ def opened(folder: Path, **settings: Any) -> Opened:
     return opened_file(write_tiny(folder / "tiny.gguf", **settings))
 
 
-def opened_file(path: Path) -> Opened:
+def opened_file(path: Path, setting: Setting | None = None) -> Opened:
     """Load a model into this process, on one thread, with room for guesses."""
     flag = mmap.mmap(-1, 2)
     address = ctypes.addressof(ctypes.c_char.from_buffer(flag))
-    model = library.open_model(path, None, 1, address, MAX_PASS)
+    model = library.open_model(
+        path, None, 1, address, MAX_PASS, lambda one: untuned(setting or one.default, "a test")
+    )
     flags.append(flag)
     return model
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgeagent.engine import library, table_store
-from edgeagent.engine.costs import MAX_PASS, SIZES, Costs, is_noise, pays
+from edgeagent.engine.costs import DRIFT, MAX_PASS, SIZES, Costs, is_noise, pays
 from edgeagent.engine.identity import processor, sha256_of
 from edgeagent.engine.table_store import Owner
 from edgeagent.engine.tables import MEASURED, Measured, Setting, Table, untuned
@@ -60,8 +60,8 @@ def test_a_device_is_measured(subject: Subject) -> None:
     assert settings[1:] in (
         [],  # the machine was too busy to tell anything
         [
-            Setting(flash_attention=True),
             Setting(k_type="q8_0"),
+            Setting(flash_attention=True),
             Setting(flash_attention=True, k_type="q8_0"),
         ],
     )
@@ -72,9 +72,15 @@ def test_a_device_is_measured(subject: Subject) -> None:
 def test_equal_times_are_taken_as_they_are(subject: Subject) -> None:
     ticks = iter(range(10**9))
     table = measure(subject, in_full=False, clock=lambda: next(ticks) / 1000)
-    assert table.costs == Costs((1.0,) * len(SIZES), 0.0)
-    assert (table.setting, table.depth, len(table.tried)) == (Setting(), 384, 1)
-    assert table.n_rows == MAX_PASS
+    assert table.costs is not None
+    assert (table.costs.ms, table.costs.row_ms) == ((1.0,) * len(SIZES), 0.0)
+    assert (table.depth, table.n_rows) == (384, MAX_PASS)
+    first, rival = table.tried
+    assert (first.setting, rival.setting) == (Setting(), Setting(k_type="q8_0"))
+    assert first.drift > 0
+    # What is as fast is taken where it spares reading close choices again.
+    assert table.setting == (rival.setting if rival.drift == 0 else Setting())
+    assert table.costs.drift == (0 if rival.drift == 0 else first.drift)
 
 
 def test_a_device_whose_timings_are_noise_keeps_the_defaults(subject: Subject) -> None:
@@ -149,6 +155,12 @@ def test_noise_is_told_from_times(samples: list[list[float]], word: str | None) 
     assert problem is None if word is None else problem is not None and word in problem
 
 
+def test_how_close_is_too_close_follows_from_the_drift() -> None:
+    close = [Costs(GROWING, drift=drift).close for drift in (0.0, 0.003, 0.1)]
+    assert close == pytest.approx([0.001, 0.024, DRIFT])
+    assert Costs(GROWING).close == DRIFT
+
+
 def test_guesses_need_a_device_on_which_they_pay() -> None:
     assert pays(Costs(GROWING))
     assert not pays(Costs((10, 20, 30, 40, 80, 160)))
@@ -188,6 +200,7 @@ def test_a_table_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
         (("costs", "ms"), [1, 2, 3, 4, 8, True]),
         (("costs", "ms"), [1, 2, 3, 4, 8, math.nan]),
         (("costs", "row_ms"), None),
+        (("costs", "drift"), -1),
         (("costs",), []),
         (("setting", "k_type"), "q4_0"),
         (("setting", "n_threads"), 0),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeagent.engine import drafts
 from edgeagent.engine.context import N_BATCH, Context
-from edgeagent.engine.costs import MAX_PASS, Costs, Guess, plan
+from edgeagent.engine.costs import DRIFT, MAX_PASS, Costs, Guess, plan
 
 
 class Cancelled(Exception):
@@ -32,12 +32,16 @@ class Ahead:
         self._context = context
         # A recurrent model forgets everything when it has to go back.
         self._costs = costs if context.can_go_back else None
+        self.close = DRIFT if costs is None else costs.close
+        """Logits; a choice between tokens nearer to each other needs an exact row."""
         self._cancelled = cancelled
         self._lookup = drafts.Lookup()
         self._odds = drafts.Odds()
         self._text: list[int] = self._lookup.text
         self._n_read = 0
         """Tokens of the text that the context holds."""
+        self._n_exact = 0
+        """Those of them, from the first on, that were in the prompt or read by themselves."""
         self._first = 0
         """Where the last pass began."""
         self._rows: frozenset[int] = frozenset()
@@ -46,10 +50,20 @@ class Ahead:
         self._guessed_at = 0
         self._n_drafted = self._n_accepted = 0
 
-    def follow(self, text: Sequence[int]) -> None:
-        """Begin with `text`, of which the context holds the beginning or all."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether the last row is what reading the answer token by token would give, to the bit."""
+        # To read it so, a recurrent model would have to read the prompt again too.
+        return self._n_exact >= len(self._text) or not self._context.can_go_back
+
+    def follow(self, text: Sequence[int], n_prompt: int) -> None:
+        """Begin with `text`, of which the context holds the beginning or all.
+
+        Behind its first `n_prompt` tokens it is the answer's.
+        """
         self._lookup.follow(text)
         self._n_read = min(len(self._context.log), len(text))
+        self._n_exact = min(self._n_read, n_prompt)
         self._rows = frozenset()
         self._guesses = ()
         self._n_drafted = self._n_accepted = 0
@@ -76,8 +90,23 @@ class Ahead:
         if self._n_read <= last or last not in self._rows:
             self._settle()
             self._n_read = self._context.keep(min(self._n_read, last))
+            self._n_exact = min(self._n_exact, self._n_read)
             self._read(self._text[self._n_read :], matcher)
         return self._context.logits(last - self._first)
+
+    def exact_row(self) -> NDArray[np.float32]:
+        """Return the row once more, every token that was read among others read by itself.
+
+        Costs a pass per such token; each is read so once at most.
+
+        Raises:
+            Cancelled: the abort flag was raised; the context holds nothing of the last pass.
+        """
+        self._settle()
+        self._n_read = self._context.keep(self._n_exact)
+        for token in self._text[self._n_read :]:
+            self._pass([token], [0])
+        return self._context.logits(0)
 
     def end(self) -> tuple[int, int]:
         """Remove from the context what was read and not written.
@@ -121,6 +150,8 @@ class Ahead:
             self._rows, self._guesses = frozenset(), ()
             raise Cancelled
         self._n_read = min(len(self._context.log), len(self._text))
+        if len(tokens) == 1 and self._n_exact == self._first:
+            self._n_exact += 1
 
     def _settle(self) -> None:
         """Count which guesses of the last pass were right."""

@@ -194,10 +194,12 @@ class Decoder:
     def _decode(self, step: _Step) -> Iterator[Token]:
         """Write the answer; its last run is not read, it rides on the next prefill."""
         ahead = self._ahead
-        ahead.follow(step.prompt + step.answer.tokens)
+        ahead.follow(step.prompt + step.answer.tokens, len(step.prompt))
         row = None if step.answer.is_done else self._context.logits()
         while row is not None:
             mask = step.answer.matcher.compute_bitmask()
+            if not ahead.is_exact and _is_close(row, mask, ahead.close):
+                row = ahead.exact_row()
             if step.reader is not None and step.verdict is None:
                 token = self._consult(step, step.reader, row, mask)
                 if token == AGAIN:
@@ -253,7 +255,7 @@ class Decoder:
         yield from self._show(step)
         target = step.prompt + written
         self._context.keep(len(target))
-        self._ahead.follow(target)
+        self._ahead.follow(target, len(step.prompt))
         self._ahead.write(run)
         if step.answer.is_done:
             return None
@@ -315,6 +317,13 @@ def _best(row: NDArray[np.float32], mask: bytes) -> int:
     allowed = _allowed(mask, len(row))
     # A grammar past its limits allows nothing; the answer then refuses any token and closes.
     return int(allowed[int(row[allowed].argmax())]) if allowed.size else best
+
+
+def _is_close(row: NDArray[np.float32], mask: bytes, distance: float) -> bool:
+    """Tell whether another token that the grammar allows is nearly as likely as the likeliest."""
+    best = row[_best(row, mask)]
+    near = np.flatnonzero(row > best - distance)
+    return sum(mask[token >> 3] >> (token & 7) & 1 for token in near.tolist()) > 1
 
 
 def _allowed(mask: bytes, n_tokens: int) -> NDArray[np.intp]:

@@ -25,7 +25,7 @@ from edgeagent.messages import Json
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +123,18 @@ def _table(record: dict[str, Json]) -> Table:
     costs = record["costs"]
     return Table(
         _setting(record["setting"]),
-        None if costs is None else Costs(_figures(costs["ms"]), _figure(costs["row_ms"], 0.0)),
+        None
+        if costs is None
+        else Costs(
+            _figures(costs["ms"]), _figure(costs["row_ms"], 0.0), _figure(costs["drift"], 0.0)
+        ),
         str(record["reason"]),
         int(record["depth"]),
         tuple(
             Measured(
                 _setting(one["setting"]),
                 tuple(None if ms is None else _figure(ms) for ms in one["ms"]),
+                _figure(one["drift"], 0.0),
             )
             for one in record["tried"]
         ),

@@ -39,6 +39,8 @@ class Measured:
     setting: Setting
     ms: tuple[float | None, ...]
     """None where it was not measured, because it had lost already."""
+    drift: float = 0.0
+    """As in `Costs`."""
 
 
 @dataclass(frozen=True, slots=True)
