@@ -99,8 +99,10 @@ def open_session(
     )
 
 
-def open_local(config: Config, *, is_parking: bool = False) -> Local:
+def open_local(config: Config, tuning: Tuning = "kept", *, is_parking: bool = False) -> Local:
     """Return the model that the settings name; nothing is loaded yet.
+
+    `tuning` and `is_parking` are as in `EngineOptions`.
 
     Raises:
         ModelNotFound: the model has no file; the message says how to fetch it.
@@ -117,7 +119,7 @@ def open_local(config: Config, *, is_parking: bool = False) -> Local:
     model = catalog.resolve(name)
     return Local(
         name,
-        open_engine(config, model, is_parking=is_parking),
+        open_engine(config, model, tuning=tuning, is_parking=is_parking),
         model.manifest,
         model.quant,
         model.path,

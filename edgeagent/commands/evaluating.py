@@ -42,7 +42,8 @@ def run(suite: Suite, model: str | None, options: Options, keep_in: Path | None 
     Raises:
         UsageError: the model, the data or the file cannot be used.
     """
-    local = wiring.open_local(config.load({"model.name": model}))
+    # A score is the model's: no device's choice of K or attention may move it.
+    local = wiring.open_local(config.load({"model.name": model}), "none")
     made = _record(local, options)
     rows: list[Row] = []
     is_whole = True
