@@ -8,6 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -464,6 +467,28 @@ def test_a_server_that_does_not_answer_is_an_error_of_ours(answer: loopback.Answ
     ):
         served.ask(PROMPT, 5, is_best=False)
     assert "\n" not in str(failed.value)
+
+
+def test_what_was_measured_before_an_interruption_is_shown(tiny: Path, tmp_path: Path) -> None:
+    with listed(Loopback(timed())) as server:
+        ran = subprocess.Popen(
+            [sys.executable, "-m", "edgeagent", "bench", "-m", str(tiny), "--conversation",
+             str(talk(tmp_path, 1)), "--against", "nothing", "--server", server.url,
+             "--repetitions", "999", "--json"],
+            cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert ran.stderr is not None
+        for line in ran.stderr:
+            if line.startswith("[2/999] edgeagent"):
+                break
+        ran.send_signal(signal.SIGINT)
+        said, errors = ran.communicate(timeout=60)
+    assert ran.returncode == 130
+    assert "Traceback" not in errors
+    made = json.loads(said)
+    assert made["repetitions"] >= 1
+    assert {lane["turn_ms"]["n"] for lane in made["lanes"]} == {made["repetitions"]}
 
 
 def test_another_model_behind_the_address_is_told_in_one_line(tiny: Path) -> None:

@@ -31,6 +31,7 @@ from edgeagent.evals.bench.lanes import Lane, OwnLane, ServerLane
 from edgeagent.evals.bench.run import Bench
 from edgeagent.evals.bench.server import BEST, Served, shows_policy
 
+INTERRUPTED = 130
 AGAINST = {"plain": Loop.PLAIN, "llama-cpp-python": Loop.BINDING}
 
 
@@ -113,7 +114,7 @@ def command(
     answers, and writes as many tokens in words of its own, without a grammar until it opens a
     call; it is asked as it comes, and with the best that a request can ask for. To quote both
     its defaults and its best, start `llama-server -t N` and `llama-server -t N -fa off -np 1`
-    and give them as --server and --best-server.
+    and give them as --server and --best-server. Ctrl-C shows the repetitions that are whole.
     """
     settings = config.load({"model.name": model})
     if settings.model.name.startswith(("http://", "https://")):
@@ -134,18 +135,28 @@ def command(
     found = recorded_.read(asked.conversation, tools)
     with ExitStack() as stack:
         bench = Bench(found, _lanes(asked, stack), repetitions)
-        for ended in bench.carried_out():
-            click.echo(
-                f"[{ended.repetition}/{repetitions}] {ended.lane}: {ended.ms:.0f} ms", err=True
-            )
+        was_interrupted = _is_interrupted(bench)
     made = {"model": asked.model.path.stem, **report.of(bench, _record(asked, bench.lanes))}
     if as_json:
         click.echo(json.dumps(made, allow_nan=False))
-        return 0
-    click.echo(plain(table.text(made)))
-    for note in made["notes"]:
-        click.echo(plain(f"note: {note}"), err=True)
-    return 0
+    else:
+        click.echo(plain(table.text(made)))
+        for note in made["notes"]:
+            click.echo(plain(f"note: {note}"), err=True)
+    return INTERRUPTED if was_interrupted else 0
+
+
+def _is_interrupted(bench: Bench) -> bool:
+    """Carry the bench out and show how it goes on; what a person has waited for is kept."""
+    try:
+        for ended in bench.carried_out():
+            at = f"{ended.repetition}/{bench.n_repetitions}"
+            click.echo(f"[{at}] {ended.lane}: {ended.ms:.0f} ms", err=True)
+    except KeyboardInterrupt:
+        if not bench.cut_short():
+            raise
+        return True
+    return False
 
 
 def _lanes(asked: _Asked, stack: ExitStack) -> list[Lane]:

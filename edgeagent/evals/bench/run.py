@@ -56,6 +56,14 @@ class Bench:
                 yield Ended(lane.name, repetition + 1, sum(cost.total_ms for cost in ran.costs))
         self.load.append(load_average())
 
+    def cut_short(self) -> bool:
+        """Leave it at the repetitions that every lane has ended; tell whether there is one."""
+        n_whole = min(map(len, self.found.values()), default=0)
+        self.found = {name: runs[:n_whole] for name, runs in self.found.items()}
+        self.n_repetitions = n_whole
+        self.load.append(load_average())
+        return n_whole > 0
+
 
 def load_average() -> float | None:
     """Return how many processes wanted to run over the last minute; None where nobody counts."""
