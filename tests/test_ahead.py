@@ -6,14 +6,16 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgeagent import paths
 from edgeagent.engine.answer import Answer, forced, is_stuck
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import Context
 from edgeagent.engine.costs import MAX_PASS, Costs, Guess, plan
-from edgeagent.engine.decode import Decoder, _best
+from edgeagent.engine.decode import Decoder
 from edgeagent.engine.drafts import Lookup, Odds, guess
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prefix import PrefixStore
@@ -39,6 +41,12 @@ DATED = (
         sums={"type": "array", "minItems": 2, "items": {"type": "integer"}},
     ),
 )
+
+
+def best(row: NDArray[np.float32], mask: bytes) -> int:
+    """Return the likeliest token of the mask, the plain way."""
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[: len(row)]
+    return int(np.where(bits == 1, row, -np.inf).argmax())
 
 
 class Pair:
@@ -81,7 +89,7 @@ class Pair:
             for token in answer.tokens[n_read:]:
                 assert context.decode([token], logits=True)
             n_read = len(answer.tokens)
-            answer.take(_best(context.logits(), answer.matcher.compute_bitmask()))
+            answer.take(best(context.logits(), answer.matcher.compute_bitmask()))
             if is_stuck(answer.tokens):
                 answer.close()
         return b"".join(vocabulary.pieces[token] for token in answer.tokens).decode()

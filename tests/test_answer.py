@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 
-from edgeagent.engine.answer import Answer, forced
+from edgeagent.engine.answer import Allowed, Answer, forced
 from edgeagent.engine.closing import Closer
 from edgeagent.engine.grammar import LONGEST_CALL, Grammars, Mode
 from edgeagent.engine.shape import is_plain
@@ -111,6 +111,39 @@ def test_what_ends_an_answer_is_what_consuming_says(vocabulary: Vocabulary) -> N
             assert says == completes(matcher, tokens), vocabulary.decode(tokens)
             seen.add(says)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("mode", ["one", "parallel", "parallel_or_text"])
+def test_asking_for_a_token_says_what_the_whole_mask_says(
+    vocabulary: Vocabulary, mode: Mode
+) -> None:
+    made = Grammars(vocabulary, HERMES, mode)
+    made.check(TOOLS)
+    rng = random.Random(7)
+    numbers = np.random.default_rng(7)
+    n_ends = 0
+    for _ in range(25):
+        matcher = made.matcher(NAMES)
+        for _ in range(rng.randint(0, 25)):
+            token = draw(rng, matcher, vocabulary)
+            if token in vocabulary.ends or not matcher.consume_token(token):
+                break
+            forced(matcher)
+        if matcher.is_stopped():
+            continue
+        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        bits = np.unpackbits(mask, bitorder="little")[: vocabulary.n_tokens].astype(bool)
+        allowed = Allowed(matcher, vocabulary.n_tokens)
+        assert [allowed.has(token) for token in range(vocabulary.n_tokens)] == bits.tolist()
+        assert allowed.tokens().tolist() == np.flatnonzero(bits).tolist()
+        n_ends += bool(bits[list(vocabulary.ends)].any())
+        for distance in (0.0, 0.1, 3.0):
+            row = numbers.standard_normal(vocabulary.n_tokens).astype(np.float32)
+            legal = np.where(bits, row, -np.inf)
+            assert allowed.best(row) == int(legal.argmax())
+            n_near = int((legal > legal.max() - distance).sum())
+            assert allowed.is_close(row, distance) == (n_near > 1)
+    assert (n_ends > 0) == (mode != "one"), "another call, or words, may end where they are"
 
 
 @pytest.mark.parametrize(

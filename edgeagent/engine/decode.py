@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeagent import calls
 from edgeagent.engine.ahead import Ahead, Cancelled
-from edgeagent.engine.answer import Answer, forced, is_stuck
+from edgeagent.engine.answer import Allowed, Answer, forced, is_stuck
 from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
@@ -54,6 +54,11 @@ class _Step:
     )
 
 
+GROUP = 4
+"""Kernels read rows four at a time and what is left over by itself, which rounds differently. Read
+ahead in whole groups, a prompt gives the same bits as read at once."""
+
+
 class Decoder:
     """Takes steps with one context."""
 
@@ -76,6 +81,8 @@ class Decoder:
         self._pieces = context.vocabulary.pieces
         self.written: list[int] = []
         """Tokens of the last whole answer."""
+        self._begun: int | None = None
+        """From where the next step would have read, had nothing been read ahead of it."""
 
     def warm(self, tokens: list[int], n_prefix: int) -> Generator[Prefilled, None, str]:
         """Bring the tokens into the context; return where they came from.
@@ -84,12 +91,18 @@ class Decoder:
         where the context holds them all.
         """
         shared = n_shared(self._context.log, tokens)
-        if shared == len(tokens):
+        is_ahead = len(tokens) > n_prefix
+        if is_ahead:
+            begun = max(n_prefix, shared if self._begun is None else min(self._begun, shared))
+            tokens = tokens[: len(tokens) - (len(tokens) - begun) % GROUP]
+        if shared >= len(tokens):
             return "context"
         try:
             n_read = yield from self._prefill(tokens, n_prefix, len(tokens), logits=False)
         except Cancelled:
             return "none"
+        finally:
+            self._begun = self._begun if is_ahead else None
         return "disk" if n_read == 0 else "prefilled"
 
     def park(self, n_prefix: int) -> None:
@@ -121,6 +134,7 @@ class Decoder:
                 yield from self._decode(step)
             finally:
                 step.n_drafted, step.n_accepted = self._ahead.end()
+                self._begun = None
         except Cancelled:
             yield self._done(step, (), "", started, prefilled, is_complete=False)
             return
@@ -166,6 +180,10 @@ class Decoder:
             shared = n_prefix
         if 0 < n_prefix <= shared and self._context.can_go_back:
             shared = self._prefixes.resume(context, target, n_prefix)
+        if self._begun is None or shared < self._begun:
+            self._begun = max(shared, n_prefix)
+        else:
+            shared -= (shared - self._begun) % GROUP
         # The row after the last token has to be computed, so that one is read again.
         at = first = context.keep(min(shared, len(target) - 1) if logits else shared)
         saves = at < n_prefix
@@ -197,16 +215,16 @@ class Decoder:
         ahead.follow(step.prompt + step.answer.tokens, len(step.prompt))
         row = None if step.answer.is_done else self._context.logits()
         while row is not None:
-            mask = step.answer.matcher.compute_bitmask()
-            if not ahead.is_exact and _is_close(row, mask, ahead.close):
+            allowed = Allowed(step.answer.matcher, len(row))
+            if not ahead.is_exact and allowed.is_close(row, ahead.close):
                 row = ahead.exact_row()
             if step.reader is not None and step.verdict is None:
-                token = self._consult(step, step.reader, row, mask)
+                token = self._consult(step, step.reader, row, allowed)
                 if token == AGAIN:
                     row = yield from self._again(step)
                     continue
             else:
-                token = _best(row, mask)
+                token = allowed.best(row)
             step.n_sampled += 1
             ahead.write(step.answer.take(token))
             if is_stuck(step.answer.tokens):
@@ -223,13 +241,13 @@ class Decoder:
         yield from self._show(step)
 
     def _consult(
-        self, step: _Step, reader: DeferralReader, row: NDArray[np.float32], mask: bytes
+        self, step: _Step, reader: DeferralReader, row: NDArray[np.float32], allowed: Allowed
     ) -> int:
         """Return the model's token under the verdict, as far as the row settles it."""
         if step.first_row is None:
             step.first_row, step.n_first = row.copy(), len(step.answer.tokens)
         written = b"".join(self._pieces[token] for token in step.answer.tokens)
-        reading = reader.read(row, _allowed(mask, len(row)), written)
+        reading = reader.read(row, allowed.tokens(), written)
         step.verdict = reading.verdict
         if step.verdict is None:
             return reading.token
@@ -307,25 +325,3 @@ class Decoder:
 
 def _when_deferred(rule: StepRule) -> frozenset[str]:
     return frozenset({DEFER}) if rule.on_defer is None else rule.on_defer
-
-
-def _best(row: NDArray[np.float32], mask: bytes) -> int:
-    """Return the likeliest token that the grammar allows."""
-    best = int(row.argmax())
-    if mask[best >> 3] >> (best & 7) & 1:
-        return best
-    allowed = _allowed(mask, len(row))
-    # A grammar past its limits allows nothing; the answer then refuses any token and closes.
-    return int(allowed[int(row[allowed].argmax())]) if allowed.size else best
-
-
-def _is_close(row: NDArray[np.float32], mask: bytes, distance: float) -> bool:
-    """Tell whether another token that the grammar allows is nearly as likely as the likeliest."""
-    best = row[_best(row, mask)]
-    near = np.flatnonzero(row > best - distance)
-    return sum(mask[token >> 3] >> (token & 7) & 1 for token in near.tolist()) > 1
-
-
-def _allowed(mask: bytes, n_tokens: int) -> NDArray[np.intp]:
-    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[:n_tokens]
-    return np.flatnonzero(bits)
