@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_cpp.llama_cpp as llama
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeagent import paths
 from edgeagent.commands.run import _awaited
 from edgeagent.engine.client import Engine, EngineOptions, Prompt, StepDone
+from edgeagent.engine.decode import GROUP
 from edgeagent.engine.prompt import continuations, n_shared
 from edgeagent.engine.worker import Worker
 from edgeagent.manifest import Dialect
@@ -26,7 +30,7 @@ from edgeagent.messages import (
 )
 from edgeagent.served import Served
 from tests.engine_kit import POLICY, TOOLS, engine, prompt, rule, take
-from tests.tiny_gguf import HERMES_TEMPLATE, LLAMA_TEMPLATE, NANO_TEMPLATE, write_tiny
+from tests.tiny_gguf import HERMES_TEMPLATE, LLAMA_TEMPLATE, write_tiny
 
 RULE = rule(60, offered={RESPOND})
 
@@ -53,6 +57,14 @@ class Desk:
         self.said = (*self.said, UserMessage(text), CallMessage(done.calls), result)
         return done
 
+    def state(self) -> bytes:
+        """Every bit of what the model has read."""
+        context = self.worker._context
+        size = llama.llama_state_seq_get_size(context._pointer, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        assert llama.llama_state_seq_get_data(context._pointer, buffer, size, 0) == size
+        return bytes(buffer)
+
     def n_after_opening(self, text: str) -> int:
         """Tokens of a message, and from there to where the model begins to write."""
         whole = self.worker._writer.tokens(Prompt(POLICY, TOOLS, (UserMessage(text),)))
@@ -71,14 +83,17 @@ def answer(done: StepDone) -> list[object]:
     return [(call.name, call.arguments) for call in done.calls]
 
 
-@pytest.fixture(scope="module", params=[NANO_TEMPLATE, HERMES_TEMPLATE, LLAMA_TEMPLATE],
+@pytest.fixture(scope="module", params=["", HERMES_TEMPLATE, LLAMA_TEMPLATE],
                 ids=["nano", "hermes", "llama"])  # fmt: skip
 def desks(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Desk, Desk]:
     control = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|sep|>")
     path = tmp_path_factory.mktemp("prepare") / "tiny.gguf"
-    write_tiny(path, template=request.param, control=control)
+    if request.param:
+        write_tiny(path, template=request.param, control=control)
+    else:
+        path = paths.bundled("nano/nano-q8_0.gguf")
     return Desk(path), Desk(path)
 
 
@@ -109,6 +124,24 @@ def test_nothing_that_is_typed_costs_the_turn_or_changes_its_answer(
         assert n_read(with_it) <= n_read(without)
         assert with_it.usage.n_prompt == without.usage.n_prompt
         assert prepared.worker._context.log == plain.worker._context.log
+        assert prepared.state() == plain.state()
+
+
+def test_what_was_read_word_by_word_has_the_same_bits_as_what_was_read_at_once(
+    desks: tuple[Desk, Desk],
+) -> None:
+    """Kernels round a row that is read by itself differently; close choices would fall otherwise."""
+    prepared, plain = desks
+    prepared.forget()
+    plain.forget()
+    for text in ("I want to go to the desk and see it all again now", "a b c d e f g h i j k l"):
+        words = text.split()
+        for n in range(len(words)):
+            prepared.type(" ".join(words[:n]) + " ")
+        prepared.enter(text)
+        plain.enter(text)
+        assert prepared.worker._context.log == plain.worker._context.log
+        assert prepared.state() == plain.state()
 
 
 def test_only_the_last_word_is_left_to_read_after_enter(desks: tuple[Desk, Desk]) -> None:
@@ -120,7 +153,7 @@ def test_only_the_last_word_is_left_to_read_after_enter(desks: tuple[Desk, Desk]
         desk.type(typed[:at])
     done = desk.enter(typed)
     tail = desk.worker._context.vocabulary.encode(" please.", parse_special=False)
-    assert n_read(done) <= len(tail) + desk.n_after_opening("x")
+    assert n_read(done) < len(tail) + desk.n_after_opening("x") + GROUP
 
 
 def test_the_closing_of_the_last_turn_is_read_before_a_letter_is_typed(
@@ -132,7 +165,8 @@ def test_the_closing_of_the_last_turn_is_read_before_a_letter_is_typed(
     desk.type("")
     before = list(desk.worker._context.log)
     tokens = desk.worker._writer.tokens(desk.coming("Zebra"))
-    assert n_shared(before, tokens) == len(before) == len(tokens) - desk.n_after_opening("Zebra")
+    n_certain = len(tokens) - desk.n_after_opening("Zebra")
+    assert n_certain - GROUP < n_shared(before, tokens) == len(before) <= n_certain
 
 
 def test_a_deleted_word_leaves_the_context(desks: tuple[Desk, Desk]) -> None:
@@ -145,7 +179,7 @@ def test_a_deleted_word_leaves_the_context(desks: tuple[Desk, Desk]) -> None:
     asked = Prompt(POLICY, TOOLS, (UserMessage("I would rather not"),))
     tokens = desk.worker._writer.tokens(asked)
     assert desk.worker._context.log[: len(tokens)] == tokens
-    assert done.usage.n_reused == n_shared(wrong, tokens)
+    assert n_shared(wrong, tokens) - GROUP < done.usage.n_reused <= n_shared(wrong, tokens)
 
 
 def test_stopping_halfway_leaves_a_context_that_agrees_with_its_log(
