@@ -130,7 +130,7 @@ def test_nothing_that_is_typed_costs_the_turn_or_changes_its_answer(
 def test_what_was_read_word_by_word_has_the_same_bits_as_what_was_read_at_once(
     desks: tuple[Desk, Desk],
 ) -> None:
-    """Kernels round a row that is read by itself differently; close choices would fall otherwise."""
+    """Kernels may round a row that is read by itself differently, and turn a close choice."""
     prepared, plain = desks
     prepared.forget()
     plain.forget()
