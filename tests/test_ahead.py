@@ -357,6 +357,8 @@ DOUBTFUL = [Guess(1, 0.3**n, True) for n in range(1, 20)]
         (REPACKED, 1, DOUBTFUL, 100, (0, 0)),
         (REPACKED, 3, DOUBTFUL, 100, (1, 0)),  # the fourth is free
         (Costs((10, 20, 30, 40, 80, 160)), 1, CERTAIN, 100, (0, 0)),
+        # What is forced after a guess would have to be read anyway.
+        (REPACKED, 1, [Guess(1, 0.75, True), *[Guess(2, 0.75, False)] * 6], 100, (3, 0)),
     ],
 )
 def test_only_what_pays_is_read_along(

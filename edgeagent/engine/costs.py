@@ -105,16 +105,18 @@ class Plan:
 def plan(costs: Costs, n_must: int, guesses: Sequence[Guess], room: int) -> Plan:
     """Return what to add to a pass over `n_must` tokens where `room` more fit into the context.
 
-    A right choice spares a pass of one token; adding costs what the table says.
+    A right choice spares a pass of one token, a token forced after it is not read later; adding
+    costs what the table says.
     """
     room = min(room, max(0, MAX_PASS - n_must))
     best, gain = Plan(0, 0), 0.0
     spared, n_rows = 0.0, 0
     base = costs.of(n_must)
+    later = (costs.of(8) - costs.of(1)) / 7
     for n_guesses in range(min(len(guesses), room) + 1):
         if n_guesses:
             guess = guesses[n_guesses - 1]
-            spared += guess.chance * costs.of(1) * guess.is_choice
+            spared += guess.chance * (costs.of(1) if guess.is_choice else later)
             n_rows += guess.is_choice
         n = n_must + n_guesses
         size = costs.padded(n)
