@@ -93,6 +93,12 @@ class _Asked:
     help="Keep what was read of policy and tools there; a second bench then starts warm only.",
 )
 @click.option(
+    "--by-step",
+    is_flag=True,
+    help="Take each step with every engine before the next: steadier on a busy machine, and all "
+    "engines are in memory at once.",
+)
+@click.option(
     "--repetitions", type=click.IntRange(min=1), default=3, show_default=True, help="Of everything."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
@@ -104,6 +110,7 @@ def command(
     servers: tuple[str, ...],
     best_servers: tuple[str, ...],
     prefixes: Path | None,
+    by_step: bool,
     repetitions: int,
     as_json: bool,
 ) -> int:
@@ -134,7 +141,7 @@ def command(
     )
     found = recorded_.read(asked.conversation, tools)
     with ExitStack() as stack:
-        bench = Bench(found, _lanes(asked, stack), repetitions)
+        bench = Bench(found, _lanes(asked, stack), repetitions, by_step)
         was_interrupted = _is_interrupted(bench)
     made = {"model": asked.model.path.stem, **report.of(bench, _record(asked, bench.lanes))}
     if as_json:
@@ -151,7 +158,7 @@ def _is_interrupted(bench: Bench) -> bool:
     try:
         for ended in bench.carried_out():
             at = f"{ended.repetition}/{bench.n_repetitions}"
-            click.echo(f"[{at}] {ended.lane}: {ended.ms:.0f} ms", err=True)
+            click.echo(f"[{at}] step {ended.step}, {ended.lane}: {ended.ms:.0f} ms", err=True)
     except KeyboardInterrupt:
         if not bench.cut_short():
             raise

@@ -9,21 +9,21 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from edgeagent.engine import replay
-from edgeagent.engine.client import EngineOptions, Prompt
+from edgeagent.engine.client import Engine, EngineOptions, Prompt
 from edgeagent.engine.replay import Cost, Loop
 from edgeagent.errors import ContextFull, EvaluationError
-from edgeagent.evals.bench.recorded import Recorded
+from edgeagent.evals.bench.recorded import Recorded, Step
 from edgeagent.evals.bench.server import Served
 from edgeagent.messages import Conversation, UserMessage
 
 Script: TypeAlias = Sequence[Cost]
-"""What our engine wrote at each step, and what it took; empty before it has."""
+"""What our engine wrote at each step, and what it took; it grows while ours goes first."""
 PATIENCE = 5
 MIN_PATIENCE_S = 60.0
 
@@ -58,6 +58,9 @@ class Ran:
     costs: tuple[Cost, ...]
 
 
+Run: TypeAlias = Generator[Cost, None, Ran]
+
+
 class Lane(Protocol):
     """One way of answering."""
 
@@ -66,8 +69,8 @@ class Lane(Protocol):
         """As a person tells it from the others."""
         ...
 
-    def run(self, recorded: Recorded, script: Script) -> Ran:
-        """Replay the record from a fresh start."""
+    def run(self, recorded: Recorded, script: Script) -> Run:
+        """Replay the record from a fresh start; yield what each step cost."""
         ...
 
 
@@ -86,7 +89,7 @@ class OwnLane:
         """The loop's."""
         return self.loop.value
 
-    def run(self, recorded: Recorded, script: Script) -> Ran:
+    def run(self, recorded: Recorded, script: Script) -> Run:
         """Replay the record in a fresh process; ours starts twice, cold and then warm.
 
         What a device's first start measures is measured before.
@@ -96,7 +99,8 @@ class OwnLane:
             ModelLoadError, TemplateError, SchemaRefused, EngineError: as the engine says.
         """
         if self.loop is Loop.BINDING:
-            start, costs = self._replayed(recorded, script, replace(self.options, cache_dir=None))
+            own = replace(self.options, cache_dir=None)
+            start, costs = yield from self._replayed(recorded, script, own)
             return Ran(start, None, costs)
         folder = self.options.cache_dir
         assert folder is not None, "the product keeps what it has measured"
@@ -104,19 +108,29 @@ class OwnLane:
             with closing(replay.opened(self.options, self.loop)) as engine:
                 engine.start()
         if not self.forgets:
-            return _ran(*self._replayed(recorded, script, self.options))
+            start, costs = yield from self._replayed(recorded, script, self.options)
+            return _ran(start, costs)
         if self.loop is Loop.PLAIN:
-            start, costs = self._replayed(recorded, script, replace(self.options, cache_bytes=0))
+            own = replace(self.options, cache_bytes=0)
+            start, costs = yield from self._replayed(recorded, script, own)
             return Ran(start, None, costs)
         shutil.rmtree(folder / "prefixes", ignore_errors=True)
-        first = replace(recorded, steps=recorded.steps[:1])
-        cold, _ = self._replayed(first, script, self.options)
-        warm, costs = self._replayed(recorded, script, self.options)
+        cold = self._start(replace(recorded, steps=recorded.steps[:1]), script)
+        warm, costs = yield from self._replayed(recorded, script, self.options)
         return Ran(cold, warm, costs)
+
+    def _start(self, recorded: Recorded, script: Script) -> Start:
+        replaying = self._replayed(recorded, script, self.options)
+        while True:
+            try:
+                next(replaying)
+            except StopIteration as ended:
+                start, _ = ended.value
+                return start
 
     def _replayed(
         self, recorded: Recorded, script: Script, options: EngineOptions
-    ) -> tuple[Start, tuple[Cost, ...]]:
+    ) -> Generator[Cost, None, tuple[Start, tuple[Cost, ...]]]:
         begun = time.perf_counter()
         with closing(replay.opened(options, self.loop)) as engine:
             engine.start()
@@ -125,22 +139,28 @@ class OwnLane:
                 pass
             warmed = time.perf_counter()
             source = engine.facts.prefix_source if engine.facts else "none"
-            costs = []
-            for number, step in enumerate(recorded.steps):
-                prompt = Prompt(recorded.policy, recorded.tools, step.conversation)
-                tokens = script[number].tokens if script else ()
-                try:
-                    costs.append(replay.replay(engine, self.loop, prompt, step.call, tokens))
-                except ContextFull as full:
-                    raise EvaluationError(
-                        f"step {number + 1} of the conversation does not fit: {full.n_prompt} "
-                        f"tokens and {full.n_reserve} for the answer, but the context holds "
-                        f"{full.n_ctx}; give a shorter conversation or raise model.n_ctx"
-                    ) from full
+            costs: list[Cost] = []
+            for step in recorded.steps:
+                costs.append(self._cost(engine, recorded, step, len(costs), script))
+                yield costs[-1]
         start = Start(
             (loaded - begun) * 1000, (warmed - loaded) * 1000, costs[0].first_token_ms, source
         )
         return start, tuple(costs)
+
+    def _cost(
+        self, engine: Engine, recorded: Recorded, step: Step, number: int, script: Script
+    ) -> Cost:
+        prompt = Prompt(recorded.policy, recorded.tools, step.conversation)
+        tokens = script[number].tokens if number < len(script) else ()
+        try:
+            return replay.replay(engine, self.loop, prompt, step.call, tokens)
+        except ContextFull as full:
+            raise EvaluationError(
+                f"step {number + 1} of the conversation does not fit: {full.n_prompt} "
+                f"tokens and {full.n_reserve} for the answer, but the context holds "
+                f"{full.n_ctx}; give a shorter conversation or raise model.n_ctx"
+            ) from full
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +171,7 @@ class ServerLane:
     served: Served
     is_best: bool
 
-    def run(self, recorded: Recorded, script: Script) -> Ran:
+    def run(self, recorded: Recorded, script: Script) -> Run:
         """Ask the server for every step; what it had read before is the server's own affair.
 
         The first message ends with the number of the run: a server that keeps what it has read
@@ -160,21 +180,24 @@ class ServerLane:
         Raises:
             RemoteError: it does not answer, or not as it should.
         """
-        self.served.patience_s = _patience_s(script)
         self.served.n_runs += 1
         prompts = [
             Prompt(recorded.policy, recorded.tools, self._marked(step.conversation))
             for step in recorded.steps
         ]
+        self.served.patience_s = _patience_s(script)
         begun = time.perf_counter()
         opening = replace(prompts[0], conversation=(UserMessage("a"),))
         warmed = self.served.ask(opening, 1, is_best=self.is_best)
         prefix_ms = (time.perf_counter() - begun) * 1000
         costs: list[Cost] = []
-        for number, (prompt, wrote) in enumerate(zip(prompts, script, strict=True)):
+        for number, prompt in enumerate(prompts):
+            self.served.patience_s = _patience_s(script)
             if number:
                 self.served.lead(prompts[number - 1], script[number - 1].text, is_best=self.is_best)
-            costs.append(self.served.ask(prompt, len(wrote.tokens), is_best=self.is_best))
+            n_tokens = len(script[number].tokens)
+            costs.append(self.served.ask(prompt, n_tokens, is_best=self.is_best))
+            yield costs[-1]
         source = "prefilled" if warmed.n_prefilled > warmed.n_reused else "context"
         return _ran(Start(None, prefix_ms, costs[0].first_token_ms, source), tuple(costs))
 

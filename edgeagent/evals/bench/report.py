@@ -117,6 +117,10 @@ def _sum(
         "n_reread": sum(_n_reread(number, ran[-1]) for number in members),
         "total_ms": spread.of(sums(ran)).as_json(),
         "ratio": _ratio(sums(ours), sums(ran)) if ours else None,
+        "decode_ms": spread.of(_decoding(members, bench, ran)).as_json(),
+        "decode_ratio": ours and _ratio(
+            _decoding(members, bench, ours), _decoding(members, bench, ran)
+        ),
         "cpu_ms": _cpu(members, ran, spread.of),
         "cpu_ratio": ours and _cpu(
             members, ran, lambda theirs: spread.ratios(_cpu_sums(members, ours), theirs)
@@ -139,15 +143,24 @@ def _cpu_sums(members: Sequence[int], ran: Sequence[Ran]) -> list[float]:
 
 
 def _totals(bench: Bench, ran: Ran) -> list[float]:
-    """Return each step's time, writing as many tokens as the record has.
-
-    Only a server writes another number, which its decoding is scaled from.
-    """
+    """Return each step's time, writing as many tokens as the record has."""
     return [
-        cost.prefill_ms
-        + cost.decode_ms * (len(wrote.tokens) / cost.n_decoded if cost.n_decoded else 1)
+        cost.prefill_ms + _written_ms(cost, wrote)
         for cost, wrote in zip(ran.costs, bench.script, strict=True)
     ]
+
+
+def _decoding(members: Sequence[int], bench: Bench, runs: Sequence[Ran]) -> list[float]:
+    """Return what writing took of these steps, without reading what was new."""
+    return [
+        sum(_written_ms(ran.costs[number], bench.script[number]) for number in members)
+        for ran in runs
+    ]
+
+
+def _written_ms(cost: Cost, wrote: Cost) -> float:
+    """Return the time of decoding; a server that wrote another number is scaled from that."""
+    return cost.decode_ms * (len(wrote.tokens) / cost.n_decoded if cost.n_decoded else 1)
 
 
 def _n_reread(number: int, ran: Ran) -> int:

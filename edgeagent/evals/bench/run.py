@@ -1,25 +1,31 @@
-"""Repeat every lane, interleaved, so that what the machine does meanwhile falls on all alike."""
+"""Repeat every lane, interleaved, so that what the machine does meanwhile falls on all alike.
+
+Lanes take turns with whole conversations, so that only one of ours is in memory, or with steps,
+which is steadier where the machine has other work.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from edgeagent.engine.replay import Cost
-from edgeagent.evals.bench.lanes import Lane, Ran
+from edgeagent.evals.bench.lanes import Lane, Ran, Run
 from edgeagent.evals.bench.recorded import Recorded
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A lane has been through the record once more."""
+    """A lane has taken a step once more."""
 
     lane: str
     repetition: int
     """From 1."""
+    step: int
+    """From 1."""
     ms: float
-    """Of all its steps."""
 
 
 @dataclass(slots=True)
@@ -30,9 +36,11 @@ class Bench:
     lanes: Sequence[Lane]
     """The first is ours; the others are held against it."""
     n_repetitions: int
+    by_step: bool = False
+    """Whether every lane takes a step before any takes the next; all are in memory then."""
     found: dict[str, list[Ran]] = field(default_factory=dict)
     """Lane → a run for each repetition."""
-    script: tuple[Cost, ...] = ()
+    script: list[Cost] = field(default_factory=list)
     """Each step as our engine wrote it first."""
     load: list[float | None] = field(default_factory=list)
     """Load average before and after: what else the machine had to do."""
@@ -48,13 +56,26 @@ class Bench:
         self.found = {lane.name: [] for lane in self.lanes}
         for repetition in range(self.n_repetitions):
             first = repetition % len(self.lanes)
-            for lane in (*self.lanes[first:], *self.lanes[:first]):
-                ran = lane.run(self.recorded, self.script)
-                if not self.script:
-                    self.script = ran.costs
-                self.found[lane.name].append(ran)
-                yield Ended(lane.name, repetition + 1, sum(cost.total_ms for cost in ran.costs))
+            order = (*self.lanes[first:], *self.lanes[:first])
+            groups = [order] if self.by_step else [(lane,) for lane in order]
+            for group in groups:
+                yield from self._steps(group, repetition)
         self.load.append(load_average())
+
+    def _steps(self, group: Sequence[Lane], repetition: int) -> Iterator[Ended]:
+        """Let these lanes go through the record once, taking turns."""
+        running = {lane.name: lane.run(self.recorded, self.script) for lane in group}
+        with ExitStack() as stack:
+            for run in running.values():
+                stack.callback(run.close)
+            for step in range(len(self.recorded.steps)):
+                for lane in group:
+                    cost = next(running[lane.name])
+                    if lane is self.lanes[0] and repetition == 0:
+                        self.script.append(cost)
+                    yield Ended(lane.name, repetition + 1, step + 1, cost.total_ms)
+            for name, run in running.items():
+                self.found[name].append(_end(run))
 
     def cut_short(self) -> bool:
         """Leave it at the repetitions that every lane has ended; tell whether there is one."""
@@ -63,6 +84,15 @@ class Bench:
         self.n_repetitions = n_whole
         self.load.append(load_average())
         return n_whole > 0
+
+
+def _end(run: Run) -> Ran:
+    try:
+        next(run)
+    except StopIteration as ended:
+        ran: Ran = ended.value
+        return ran
+    raise AssertionError("a run ends behind its last step")
 
 
 def load_average() -> float | None:

@@ -14,7 +14,7 @@ STEP_HEAD = (
 SUM_HEAD = (
     "engine", "cold ms", "warm ms", "warm/cold", "peak MB", "again", "turn ms", "calls ms",
     "replies ms", "long ms", "all ms", "ours/calls", "ours/replies", "ours/long", "ours/all",
-    "low", "high", "cpu ms", "ours/cpu",
+    "low", "high", "ours/decode", "cpu ms", "ours/cpu",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def _sums(lane: Mapping[str, Any]) -> tuple[str, ...]:
         *(_ratio(ratio[key]) for key in KINDS),
         _ratio(ratio["all"], "low"),
         _ratio(ratio["all"], "high"),
+        _ratio(sums["all"]["decode_ratio"]),
         _ms(sums["all"]["cpu_ms"]),
         _ratio(sums["all"]["cpu_ratio"]),
     )
