@@ -23,7 +23,7 @@ from edgeagent.engine.client import EngineOptions, Prompt
 from edgeagent.engine.replay import Cost, Loop
 from edgeagent.errors import ContextFull, EngineError, EvaluationError, RemoteError, RemoteTimeout
 from edgeagent.evals.bench import process, recorded, spread, table
-from edgeagent.evals.bench.lanes import ServerLane
+from edgeagent.evals.bench.lanes import Ran, Run, ServerLane
 from edgeagent.evals.bench.recorded import Recorded, Step
 from edgeagent.evals.bench.server import BEST, Served, shows_policy
 from edgeagent.manifest import Dialect
@@ -381,15 +381,26 @@ def wrote(n: int, text: str) -> Cost:
     )  # fmt: skip
 
 
+def ended(run: Run) -> Ran:
+    while True:
+        try:
+            next(run)
+        except StopIteration as stop:
+            ran: Ran = stop.value
+            return ran
+
+
 def test_a_server_holds_the_recorded_answers_as_if_it_had_written_them() -> None:
     rendered = loopback.document({"prompt": "<|im_start|>assistant\n"})
     read = loopback.document({"content": ""})
     answers = (timed(cache_n=0, prompt_n=100), timed(), rendered, read, timed(cache_n=108))
     with listed(Loopback(*answers)) as server, Served(server.url) as served:
         lane = ServerLane("x", served, is_best=True)
-        ran = lane.run(recording("think", "think"), (wrote(7, "<tool_call>1"), wrote(8, "2")))
+        ran = ended(
+            lane.run(recording("think", "think"), (wrote(7, "<tool_call>1"), wrote(8, "2")))
+        )
         asked = [(request.path, request.body) for request in server.requests]
-        again = lane.run(recording("think"), (wrote(7, "<tool_call>1"),))
+        again = ended(lane.run(recording("think"), (wrote(7, "<tool_call>1"),)))
         later = server.requests[-1].body["messages"]
     paths = [path for path, _ in asked]
     assert paths == [
@@ -413,9 +424,9 @@ def test_a_server_holds_the_recorded_answers_as_if_it_had_written_them() -> None
 def test_a_server_that_cannot_be_led_is_asked_all_the_same() -> None:
     answers = (timed(), timed(), loopback.status(404), timed())
     with listed(Loopback(*answers)) as server, Served(server.url) as served:
-        ran = ServerLane("x", served, is_best=False).run(
-            recording("think", "think", "think"), (wrote(7, ""), wrote(7, ""), wrote(7, ""))
-        )
+        script = [wrote(7, "")] * 3
+        lane = ServerLane("x", served, is_best=False)
+        ran = ended(lane.run(recording("think", "think", "think"), script))
         assert not served.can_be_led
         assert len(ran.costs) == 3
         # Asked for once, and never again.
@@ -469,6 +480,28 @@ def test_a_server_that_does_not_answer_is_an_error_of_ours(answer: loopback.Answ
     assert "\n" not in str(failed.value)
 
 
+def test_engines_take_turns_with_steps_when_asked_to(tiny: Path, tmp_path: Path) -> None:
+    with listed(Loopback(timed())) as server:
+        ran = edgeagent(
+            "bench", "-m", str(tiny), "--conversation", str(talk(tmp_path, 1)), "--by-step",
+            "--against", "plain", "--best-server", server.url, "--repetitions", "2", "--json",
+            timeout_s=600,
+        )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    best = f"{server.url.removeprefix('http://')} at its best"
+    order = ["edgeagent", "plain loop", best]
+    told = [line.rpartition(":")[0] for line in ran.stderr.splitlines() if line.startswith("[")]
+    assert told == [
+        *(f"[1/2] step {step}, {name}" for step in (1, 2, 3) for name in order),
+        *(f"[2/2] step {step}, {name}" for step in (1, 2, 3) for name in [*order[1:], order[0]]),
+    ]
+    lanes = json.loads(ran.stdout)["lanes"]
+    assert [lane["name"] for lane in lanes] == order
+    assert all(lane["turn_ms"]["n"] == 2 for lane in lanes)
+    assert lanes[1]["sums"]["all"]["decode_ratio"]["n"] == 2
+    assert lanes[2]["cold"] is None  # it had read the beginning before
+
+
 def test_what_was_measured_before_an_interruption_is_shown(tiny: Path, tmp_path: Path) -> None:
     with listed(Loopback(timed())) as server:
         ran = subprocess.Popen(
@@ -480,7 +513,7 @@ def test_what_was_measured_before_an_interruption_is_shown(tiny: Path, tmp_path:
         )  # fmt: skip
         assert ran.stderr is not None
         for line in ran.stderr:
-            if line.startswith("[2/999] edgeagent"):
+            if line.startswith("[2/999] step 1, edgeagent"):
                 break
         ran.send_signal(signal.SIGINT)
         said, errors = ran.communicate(timeout=60)
