@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
@@ -111,8 +112,8 @@ def _write_facts(writer: GGUFWriter, shapes: Shapes, name: str) -> None:
 
 def _write_vocabulary(writer: GGUFWriter, header: gguf_header.Header) -> int:
     """Copy the vocabulary, name what Qwen3 added to it, and return its size."""
-    tokens = list(header.metadata["tokenizer.ggml.tokens"])
-    kinds = list(header.metadata["tokenizer.ggml.token_type"])
+    tokens = _listed(header, "tokens")
+    kinds = _listed(header, "token_type")
     if tokens[FIRST_ADDED : FIRST_ADDED + 1] == [f"[PAD{FIRST_ADDED}]"]:
         for token, text in enumerate(ADDED, start=FIRST_ADDED):
             is_control = text.startswith("<|")
@@ -124,12 +125,18 @@ def _write_vocabulary(writer: GGUFWriter, header: gguf_header.Header) -> int:
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_token_merges(list(header.metadata["tokenizer.ggml.merges"]))
+    writer.add_token_merges(_listed(header, "merges"))
     writer.add_bos_token_id(tokens.index("<|endoftext|>"))
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_pad_token_id(tokens.index("<|endoftext|>"))
     writer.add_add_bos_token(False)
     return len(tokens)
+
+
+def _listed(header: gguf_header.Header, key: str) -> list[Any]:
+    values = header.metadata[f"tokenizer.ggml.{key}"]
+    assert isinstance(values, list), "a vocabulary file has a vocabulary"
+    return list(values)
 
 
 def _tensors(shapes: Shapes, n_vocab: int) -> Iterator[Shaped]:

@@ -203,7 +203,9 @@ def test_a_system_message_is_the_policy(tmp_path: Path) -> None:
 
 
 def test_a_sessions_export_is_read(tmp_path: Path) -> None:
-    call = {"id": "call_1", "name": "get_user_details", "arguments": {"user_id": "ann_lee_1"}}
+    call: dict[str, Json] = {
+        "id": "call_1", "name": "get_user_details", "arguments": {"user_id": "ann_lee_1"},
+    }  # fmt: skip
     usage: dict[str, Json] = {}
     events = [
         {"seq": 1, "at": 0.0, "event": "TurnStarted", "text": "Where is my bag?"},

@@ -125,7 +125,7 @@ class OwnLane:
             try:
                 next(replaying)
             except StopIteration as ended:
-                start, _ = ended.value
+                start: Start = ended.value[0]
                 return start
 
     def _replayed(
