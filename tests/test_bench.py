@@ -317,6 +317,8 @@ def test_what_was_measured_before_an_interruption_is_shown(tiny: Path, tmp_path:
              "--repetitions", "999", "--json"],
             cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell's background job is deaf to Ctrl-C, and so is what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         assert ran.stderr is not None
         for line in ran.stderr:
