@@ -5,6 +5,7 @@ edgeagent eval airline --model nano --limit 50 --seed 1 --failures 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -71,28 +72,23 @@ def command(
             }
         )
     else:
-        click.echo(f"{summary['n']} episodes\n{evaluating.table(summary)}\n\n{_by_goal(summary)}")
-        click.echo(f"\n{_by_bad_input(summary)}")
+        click.echo(f"{summary['n']} episodes\n{evaluating.table(summary)}\n")
+        click.echo(_by_kind("goal", summary["goals"], BY_GOAL, (14, 15)) + "\n")
+        click.echo(_by_kind("bad input", summary["bad_input"], BAD_SCORES, (26, 9)))
     return 0 if done.is_whole else evaluating.INTERRUPTED
 
 
-def _by_goal(summary: Summary) -> str:
-    """Return a line per type of goal; an episode with several wishes counts under each."""
-    lines = [f"{'goal':14}{'n':>5}" + "".join(f"{key:>15}" for key in BY_GOAL)]
-    for kind, found in summary["goals"].items():
-        values = [found["scores"][key]["value"] for key in BY_GOAL]
-        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>15}" for value in values)
-        lines.append(f"{kind:14}{found['n']:>5}{shown}")
-    return "\n".join(lines)
+def _by_kind(title: str, found: Summary, scores: Sequence[str], widths: tuple[int, int]) -> str:
+    """Return a line per kind; an episode may be of several, and counts under each.
 
-
-def _by_bad_input(summary: Summary) -> str:
-    """Return a line per kind of bad input; an episode may be of several kinds or of none."""
-    lines = [f"{'bad input':26}{'n':>5}" + "".join(f"{key:>9}" for key in BAD_SCORES)]
-    for kind, found in summary["bad_input"].items():
-        values = [found["scores"][key]["value"] for key in BAD_SCORES]
-        shown = "".join(f"{'-' if value is None else f'{value:.3f}':>9}" for value in values)
-        lines.append(f"{kind:26}{found['n']:>5}{shown}")
+    `widths` are those of the kind's name and of a score.
+    """
+    name, score = widths
+    lines = [f"{title:{name}}{'n':>5}" + "".join(f"{key:>{score}}" for key in scores)]
+    for kind, one in found.items():
+        values = [one["scores"][key]["value"] for key in scores]
+        shown = "".join(f"{'-' if v is None else f'{v:.3f}':>{score}}" for v in values)
+        lines.append(f"{kind:{name}}{one['n']:>5}{shown}")
     return "\n".join(lines)
 
 

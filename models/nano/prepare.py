@@ -21,8 +21,10 @@ from random import Random
 import numpy as np
 import tokenizers
 
-from models.nano import augment, diet, retime, sgd, tables, tau
+from models.nano import airline, augment, diet, retime, sgd, tau
 from models.nano.dialogue import Dialogue
+from models.nano.guide import lessons as guide
+from models.nano.orders import lessons as orders
 from models.nano.windows import COPY, windows
 
 WORK = Path(__file__).parent / "work"
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--tau", type=Path)
     parser.add_argument("--held-out", type=Path, help="TFT file whose conversations stay out")
     parser.add_argument("--diet", type=int, default=0, help="copying exercises to make")
-    parser.add_argument("--tables", type=int, default=0, help="restaurant conversations to make")
+    parser.add_argument("--guide", type=int, default=0, help="restaurant conversations to make")
     parser.add_argument("--airline", type=int, default=0, help="simulated episodes to make")
     parser.add_argument(
         "--openings", type=int, default=0, help="episodes to take only the start of"
@@ -118,15 +120,11 @@ def main() -> None:
     folder, seed = WORK / options.shards, options.seed
     if options.diet:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
-    if options.tables:
-        write(
-            "tables", tables.dialogues(Random(seed), options.tables), folder, options.tokens, seed
-        )
+    if options.guide:
+        talks = guide.dialogues(Random(seed), options.guide)
+        write("guide", talks, folder, options.tokens, seed)
     if options.tau:
         write("tau", tau.lessons(options.tau, Random(seed)), folder, options.tokens, seed)
-    if options.airline or options.openings or options.drill:
-        # The simulator is imported on use: it needs the package, the other sources do not.
-        from models.nano import airline
     if options.airline:
         write("airline", airline.dialogues(seed, options.airline), folder, options.tokens, seed)
     if options.drill:
@@ -134,10 +132,7 @@ def main() -> None:
     if options.openings:
         write("openings", airline.openings(seed, options.openings), folder, options.tokens, seed)
     if options.orders:
-        # Imported on use, as the simulator is.
-        from models.nano.orders import lessons
-
-        write("orders", lessons.dialogues(seed, options.orders), folder, options.tokens, seed)
+        write("orders", orders.dialogues(seed, options.orders), folder, options.tokens, seed)
     if options.sgd:
         dialogues = schema_guided(options.sgd, options.held_out, Random(seed))
         write("sgd", dialogues, folder, options.tokens, seed)

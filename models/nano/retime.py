@@ -13,8 +13,8 @@ from datetime import date, timedelta
 from random import Random
 from typing import Any
 
+from edgeagent.scenarios.airline.simulator.spoken import ordinal
 from models.nano.dialogue import Dialogue
-from models.nano.phrases import ordinal
 from models.nano.template import call, result, user
 
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")

@@ -25,7 +25,7 @@ NAME = 8
 """The name of the tool."""
 REPLY = 16
 """The words of a recorded person's reply: one of many that would have done."""
-RECORDED = ("sgd", "tau", "tables")
+RECORDED = ("sgd", "tau", "guide")
 """Sources whose replies people wrote; elsewhere replies follow rules."""
 
 _NUMBERED = re.compile(r"(?=[\w-]*\d)[\w-]{3,}")

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from edgeagent.messages import DEFER, RESPOND, THINK, TRANSFER, Json
 from edgeagent.scenarios.airline.simulator import spoken
-from edgeagent.scenarios.airline.simulator.grammar import Grammar, Piece, Rule, parse
+from edgeagent.scenarios.airline.simulator.grammar import Grammar, Piece, of_tables
 from edgeagent.scenarios.orders import backend
 from models.nano import template
 from models.nano.orders import stock
@@ -47,10 +47,7 @@ def phrases(language: Language) -> Grammar:
         ValueError: a phrase does not parse, or refers to nothing.
     """
     text = (files(__package__ or "") / f"{language}.toml").read_text(encoding="utf-8")
-    return Grammar({
-        name: Rule(*(tuple(map(parse, table.get(part, ()))) for part in ("train", "held_out")))
-        for name, table in tomllib.loads(text).items()
-    })  # fmt: skip
+    return of_tables(tomllib.loads(text))
 
 
 def without_marks(text: str) -> str:

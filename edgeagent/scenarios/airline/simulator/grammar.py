@@ -131,17 +131,29 @@ class Grammar:
 
 def load(*file_names: str) -> Grammar:
     """Read the TOML phrase files that lie beside this module into one grammar."""
-    rules: dict[str, Rule] = {}
+    found: dict[str, Mapping[str, list[str]]] = {}
     folder = files(__package__ or "")
     for file_name in file_names:
         tables = tomllib.loads((folder / file_name).read_text(encoding="utf-8"))
-        for name, table in tables.items():
-            if name in rules:
-                raise ValueError(f"phrase rule {name!r} is written twice, again in {file_name}")
-            rules[name] = Rule(
-                train=tuple(parse(text) for text in table["train"]),
-                held_out=tuple(parse(text) for text in table.get("held_out", ())),
-            )
+        for name in tables.keys() & found.keys():
+            raise ValueError(f"phrase rule {name!r} is written twice, again in {file_name}")
+        found |= tables
+    return of_tables(found)
+
+
+def of_tables(tables: Mapping[str, Mapping[str, list[str]]]) -> Grammar:
+    """Return the grammar of rules as TOML has them: `train` and perhaps `held_out`.
+
+    Raises:
+        ValueError: a phrase does not parse, or refers to nothing.
+    """
+    rules = {
+        name: Rule(
+            train=tuple(parse(text) for text in table["train"]),
+            held_out=tuple(parse(text) for text in table.get("held_out", ())),
+        )
+        for name, table in tables.items()
+    }
     return Grammar(rules)
 
 

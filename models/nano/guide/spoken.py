@@ -1,6 +1,6 @@
 """Ways to say times, days, prices, places and people in invented restaurant conversations.
 
-Rules stand in `tables.toml`, in the notation of the airline simulator's phrase grammar. Canonical
+Rules stand in `en.toml`, in the notation of the airline simulator's phrase grammar. Canonical
 values are the corpus's: `18:30`, `2019-03-09`, `moderate`, a city's own spelling.
 """
 
@@ -14,10 +14,12 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from edgeagent.scenarios.airline.simulator.grammar import Grammar, Rule, parse
+from edgeagent.scenarios.airline.simulator.grammar import Grammar, of_tables
+from edgeagent.scenarios.airline.simulator.spoken import ordinal
 from models.nano import values
 
 TODAY = date(2019, 3, 1)
+"""The corpus's own day, a Friday; a reservation without a day is for it."""
 _HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
           "eleven")  # fmt: skip
 _MINUTES = {15: "fifteen", 30: "thirty", 45: "forty five"}
@@ -31,14 +33,10 @@ Words: TypeAlias = dict[str, list[str]]
 
 @cache
 def _tables() -> tuple[Grammar, Words, Words]:
-    text = Path(__file__).with_name("tables.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("en.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     words, aliases = tables.pop("words"), {**tables.pop("called"), **tables.pop("nicknames")}
-    rules = {
-        name: Rule(tuple(map(parse, table["train"])), tuple(map(parse, table.get("held_out", ()))))
-        for name, table in tables.items()
-    }
-    return Grammar(rules), words, aliases
+    return of_tables(tables), words, aliases
 
 
 def say(rule: str, rng: Random, slots: Mapping[str, str]) -> str:
@@ -117,12 +115,6 @@ def plain_day(value: str, rng: Random) -> str:
     return rng.choice((f"{when:%B} {ordinal(when.day)}", f"{when:%B} {ordinal(when.day)}",
                        f"{ordinal(when.day)} of {when:%B}", f"{when:%A}, {when:%B} {when.day}",
                        weekday(when) or f"{when:%B} {when.day}"))  # fmt: skip
-
-
-def ordinal(number: int) -> str:
-    """Return `1st`, `12th`, `22nd`."""
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{'th' if 11 <= number <= 13 else ending}"
 
 
 def weekday(when: date) -> str:

@@ -4,56 +4,41 @@ What a customer says of times, days, prices and places is drawn from many wordin
 has to be read from them: `half past 6 in the evening` is `18:30`, `the 9th` is `2019-03-09`. The
 recorded dialogues show how people talk about it; these show the conversions densely.
 
-    python -m models.nano.tables
+    python -m models.nano.guide.lessons
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 
-from models.nano import phrases, template, values
-from models.nano.dialogue import RESPOND_TOOL, Dialogue
-from models.nano.phrases import say_day, say_party, say_time
-from models.nano.template import Message, call, respond, result, tool, user
+from edgeagent.scenarios.restaurants import backend
+from models.nano import template, values
+from models.nano.airline import tools_of
+from models.nano.dialogue import Dialogue
+from models.nano.guide import spoken
+from models.nano.guide.spoken import say_day, say_party, say_time
+from models.nano.template import Message, call, respond, result, user
 
-_TEXT = {"type": "string"}
-_FLAG = {"type": "string", "enum": ["True", "False"]}
 PRICES = ("inexpensive", "moderate", "expensive", "very expensive")
-RESERVE = tool(
-    "ReserveRestaurant",
-    {
-        "restaurant_name": _TEXT,
-        "city": _TEXT,
-        "time": _TEXT,
-        "date": _TEXT,
-        "party_size": {"type": "string", "enum": list("123456")},
-    },
-    ("restaurant_name", "city", "time"),
-)
-FIND = tool(
-    "FindRestaurants",
-    {
-        "cuisine": _TEXT,
-        "city": _TEXT,
-        "price_range": {"type": "string", "enum": list(PRICES)},
-        "has_live_music": _FLAG,
-        "serves_alcohol": _FLAG,
-    },
-    ("cuisine", "city"),
-)
-TODAY = "2019-03-01"
-"""The corpus's own day, a Friday; a reservation without a day is for it."""
 
 
-_USUAL = {"time": "", "date": TODAY, "party_size": "2"}
+@cache
+def tools() -> tuple[template.Tool, ...]:
+    """Return the scenario's tools in the shape that templates take."""
+    return tuple(tools_of(backend.description().tools))
+
+
+_ASKED_BY = ("cuisine", "city", "price_range", "has_live_music", "serves_alcohol")
+_USUAL = {"time": "", "date": str(spoken.TODAY), "party_size": "2"}
 _ANEW: dict[str, Callable[[Random], str]] = {
-    "time": phrases.clock,
-    "date": phrases.day,
+    "time": spoken.clock,
+    "date": spoken.day,
     "party_size": lambda rng: str(rng.randint(1, 6)),
-    "cuisine": phrases.cuisine,
-    "city": phrases.city,
+    "cuisine": spoken.cuisine,
+    "city": spoken.city,
     "price_range": lambda rng: rng.choice(PRICES),
 }
 
@@ -68,7 +53,7 @@ class _Table:
     rows: list[dict[str, str]] = field(default_factory=list)
 
     def said(self, rule: str, **slots: str) -> str:
-        return phrases.say(rule, self.rng, slots)
+        return spoken.say(rule, self.rng, slots)
 
     def customer(self, text: str) -> None:
         self.messages.append(user(_written(text, self.rng)))
@@ -91,16 +76,16 @@ def dialogues(rng: Random, n: int) -> Iterator[Dialogue]:
         if rng.random() < 0.4:
             table.customer(table.said("thanks"))
             table.reply(table.said("goodbye"))
-        tools = [RESPOND_TOOL, RESERVE, FIND]
+        offered = list(tools())
         if rng.random() < 0.5:
-            rng.shuffle(tools)
-        yield Dialogue("tables", tuple(tools), tuple(table.messages))
+            rng.shuffle(offered)
+        yield Dialogue("guide", tuple(offered), tuple(table.messages))
 
 
 def _find(table: _Table) -> None:
     """Ask for a place, piece by piece, up to the result of the search."""
     rng = table.rng
-    table.search = {"cuisine": phrases.cuisine(rng), "city": phrases.city(rng)}
+    table.search = {"cuisine": spoken.cuisine(rng), "city": spoken.city(rng)}
     for key, share in (("price_range", 0.35), ("has_live_music", 0.12), ("serves_alcohol", 0.15)):
         if rng.random() < share:
             table.search[key] = rng.choice(PRICES) if key == "price_range" else "True"
@@ -140,25 +125,28 @@ _MAIN = {"cuisine", "city"}
 
 def _spoken(key: str, value: str, rng: Random) -> str:
     if key == "cuisine":
-        other = phrases.called(value, rng, 0.45)
+        other = spoken.called(value, rng, 0.45)
         return value.lower() if other == value and rng.random() < 0.35 else other
     if key == "city":
-        return phrases.called(value, rng, 0.5)
+        return spoken.called(value, rng, 0.5)
     if key == "price_range":
-        return phrases.say(f"price_{value.replace(' ', '_')}", rng, {})
+        return spoken.say(f"price_{value.replace(' ', '_')}", rng, {})
     return value
 
 
 def _call_find(table: _Table) -> None:
     rng = table.rng
-    keys = [key for key in FIND["function"]["parameters"]["properties"] if key in table.search]
-    table.messages.append(call("FindRestaurants", {key: table.search[key] for key in keys}))
+    table.messages.append(
+        call(
+            "FindRestaurants", {key: table.search[key] for key in _ASKED_BY if key in table.search}
+        )
+    )
     n = rng.choices((0, 1, 2, 3), (1, 3, 3, 2))[0]
     table.rows = [_row(table) for _ in range(n)]
     table.messages.append(result(table.rows))
     if not table.rows:
         table.reply(table.said("found_nothing"))
-        table.search["cuisine"] = phrases.cuisine(rng)
+        table.search["cuisine"] = spoken.cuisine(rng)
         table.customer(
             table.said("other_cuisine", cuisine=_spoken("cuisine", table.search["cuisine"], rng))
         )
@@ -176,7 +164,7 @@ def _row(table: _Table) -> dict[str, str]:
         "has_live_music": search.get("has_live_music", rng.choice(("True", "False", "False"))),
         "phone_number": values.phone(rng),
         "price_range": search.get("price_range", rng.choice(PRICES)),
-        "restaurant_name": phrases.restaurant(rng),
+        "restaurant_name": spoken.restaurant(rng),
         "serves_alcohol": search.get("serves_alcohol", rng.choice(("True", "False"))),
         "street_address": values.address(rng),
     }
@@ -215,7 +203,7 @@ def _choose(table: _Table) -> dict[str, str] | None:
 def _named(table: _Table) -> dict[str, str]:
     """Return a place that the customer knows already; the conversation starts with booking."""
     rng = table.rng
-    row = {"restaurant_name": phrases.restaurant(rng), "city": phrases.city(rng)}
+    row = {"restaurant_name": spoken.restaurant(rng), "city": spoken.city(rng)}
     table.search = {"city": row["city"]}
     if rng.random() < 0.5:
         table.customer(table.said("book_named", name=row["restaurant_name"], city=row["city"]))
@@ -232,8 +220,8 @@ def _reserve(table: _Table, row: dict[str, str]) -> None:
     wanted = {
         "restaurant_name": row["restaurant_name"],
         "city": row["city"],
-        "time": phrases.clock(rng),
-        "date": phrases.day(rng) if rng.random() < 0.65 else TODAY,
+        "time": spoken.clock(rng),
+        "date": spoken.day(rng) if rng.random() < 0.65 else str(spoken.TODAY),
         "party_size": str(rng.randint(1, 6)) if rng.random() < 0.55 else "2",
     }
     told = {key for key, usual in _USUAL.items() if wanted[key] != usual}
@@ -285,8 +273,8 @@ def _confirmation(table: _Table, wanted: dict[str, str], only: str = "") -> str:
         f"confirm_{only}" if only else "confirm",
         name=wanted["restaurant_name"],
         city=wanted["city"],
-        time=phrases.plain_time(wanted["time"], rng),
-        date=phrases.plain_day(wanted["date"], rng),
+        time=spoken.plain_time(wanted["time"], rng),
+        date=spoken.plain_day(wanted["date"], rng),
         party=wanted["party_size"],
     )
 
@@ -297,8 +285,8 @@ def _call_reserve(table: _Table, wanted: dict[str, str], row: dict[str, str]) ->
     outcome = rng.random()
     if outcome < 0.2:
         table.messages.append(result([]))
-        wanted["time"] = phrases.clock(rng)
-        table.reply(table.said("failed", time=phrases.plain_time(wanted["time"], rng)))
+        wanted["time"] = spoken.clock(rng)
+        table.reply(table.said("failed", time=spoken.plain_time(wanted["time"], rng)))
         table.customer(table.said("yes"))
         _call_reserve(table, wanted, row)
         return

@@ -10,10 +10,10 @@ from random import Random
 import jsonschema
 import pytest
 
-from models.nano import phrases, tables
 from models.nano.dialogue import Dialogue
+from models.nano.guide import lessons, spoken
 
-LESSONS = list(tables.dialogues(Random(5), 300))
+LESSONS = list(lessons.dialogues(Random(5), 300))
 
 
 def _calls(dialogue: Dialogue) -> Iterator[tuple[str, dict[str, str], str]]:
@@ -43,7 +43,7 @@ def test_names_and_cities_were_said_before_they_are_used() -> None:
         for _, arguments, said in _calls(dialogue):
             n_calls += 1
             for key in {"city", "cuisine", "restaurant_name"} & arguments.keys():
-                names = (arguments[key], *phrases.aliases(arguments[key]))
+                names = (arguments[key], *spoken.aliases(arguments[key]))
                 assert any(name.lower() in said.lower() for name in names)
     assert n_calls > 300
 
@@ -64,7 +64,7 @@ def _canonical(hour: str, minute: str, half: str) -> str:
 @pytest.mark.parametrize("value", ["08:00", "11:45", "12:00", "12:30", "13:15", "18:30", "22:00"])
 def test_an_assistant_says_times_that_read_back(value: str) -> None:
     for seed in range(20):
-        said = phrases.plain_time(value, Random(seed))
+        said = spoken.plain_time(value, Random(seed))
         found = re.fullmatch(r"(\d{1,2})(?::(\d\d))? ?([ap]m)", said, re.IGNORECASE)
         assert found
         assert _canonical(found[1], found[2], found[3]) == value
@@ -73,17 +73,17 @@ def test_an_assistant_says_times_that_read_back(value: str) -> None:
 def test_half_a_day_is_never_mistaken() -> None:
     for seed in range(400):
         for value in ("11:15", "19:45"):
-            said = phrases.say_time(value, Random(seed)).lower()
+            said = spoken.say_time(value, Random(seed)).lower()
             wrong = ("pm", "evening", "night", "afternoon") if value < "12" else ("am", "morning")
             assert not any(re.search(rf"\b\d*{word}\b", said) for word in wrong), said
 
 
 def test_weekdays_are_those_of_the_calendar() -> None:
-    assert phrases.weekday(date(2019, 3, 2)) == "this Saturday"
-    assert phrases.weekday(date(2019, 3, 5)) == "next Tuesday"
-    assert phrases.weekday(date(2019, 3, 20)) == ""
+    assert spoken.weekday(date(2019, 3, 2)) == "this Saturday"
+    assert spoken.weekday(date(2019, 3, 5)) == "next Tuesday"
+    assert spoken.weekday(date(2019, 3, 20)) == ""
 
 
 def test_the_same_seed_gives_the_same_conversations() -> None:
-    first, second = (list(tables.dialogues(Random(9), 20)) for _ in range(2))
+    first, second = (list(lessons.dialogues(Random(9), 20)) for _ in range(2))
     assert first == second
