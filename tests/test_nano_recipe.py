@@ -203,6 +203,38 @@ def test_copied_values_are_those_that_stand_earlier_in_the_window() -> None:
     assert copied == ["Thai", "Palo Alto"]
 
 
+def test_a_choice_is_what_the_few_tokens_before_it_do_not_foresee() -> None:
+    np = pytest.importorskip("numpy")
+    from models.nano.choices import choices
+    from models.nano.windows import CALL, REPLY
+
+    rng = Random(0)
+    thoughts = "".join(
+        f"; cabin {rng.choice('abc')}; bags {rng.randint(0, 9)}; insured" for _ in range(400)
+    )
+    ids = np.array([ord(letter) for letter in thoughts], np.uint16)
+    is_open = choices(ids, np.full(len(ids), CALL, np.uint8))
+    keys = ("cabin ", "bags ")
+    places = np.flatnonzero(is_open[20:]) + 20
+    assert all(thoughts[:place].endswith(keys) for place in places)
+    assert len(places) > 790
+    assert not choices(ids, np.full(len(ids), CALL | REPLY, np.uint8)).any()
+    assert not choices(ids, np.zeros(len(ids), np.uint8)).any()
+
+
+def test_a_choice_counts_more_than_a_set_phrase() -> None:
+    np = pytest.importorskip("numpy")
+    from models.nano import batches
+    from models.nano.windows import CALL, CHOICE, COPY, CUSTOMER, NAME, REPLY
+
+    flags = np.array(
+        [CALL | NAME, CALL, CALL | CHOICE, CALL | COPY | CHOICE, CALL | COPY | CHOICE,
+         CALL | REPLY, CUSTOMER, CALL | COPY], np.int64,
+    )  # fmt: skip
+    weights = batches._weights(flags, np.array([3, 4, 5, 6, 7, 8, 9, 11]), 0.1)
+    assert weights.tolist() == pytest.approx([6, 0.5, 4, 6, 2, 0.3, 0.1, 6])
+
+
 def test_a_step_of_the_larger_model_is_context_and_no_lesson() -> None:
     from models.nano import windows
 

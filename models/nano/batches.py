@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.nano.windows import CALL, COPY, CUSTOMER, NAME, REPLY
+from models.nano.windows import CALL, CHOICE, COPY, CUSTOMER, NAME, REPLY
 
 FIRST_WEIGHT = 6.0
 COPY_WEIGHT = 2.0
 NAME_WEIGHT = 6.0
+CHOICE_WEIGHT = 4.0
+SET_WEIGHT = 0.5
 REPLY_WEIGHT = 0.3
-"""Against 1 for any other token of a call. The tool's name and the first token of a copied value
-are where a step goes wrong; the words of a recorded reply cannot be foreseen and shout down both.
+"""Against each other. The tool's name, the first token of a copied value and whatever else does
+not follow from the few tokens before it are where a step goes wrong; the rest of a rule-made call
+is set phrases. The words of a recorded reply cannot be foreseen and shout down all that.
 """
 BUCKETS = (320, 512, 768, 1024, 1536, 2048, 2560, 3072, 4096)
 """Row lengths; each is compiled once. Longer windows are cut."""
@@ -58,7 +61,7 @@ class Batch:
     targets: NDArray[np.int64]
     """(rows, K)"""
     weights: NDArray[np.float32]
-    """(rows, K): 1 for calls, less for the customer's words, 0 for filling."""
+    """(rows, K): most for what a call is judged by, 0 for filling."""
     flags: NDArray[np.int64]
     """(rows, K) of the targets."""
     sources: NDArray[np.int64]
@@ -147,7 +150,8 @@ def _weights(
     flags: NDArray[np.int64], places: NDArray[np.int64], customer: float
 ) -> NDArray[np.float32]:
     """Return how much the target behind each of `places` counts."""
-    weights = np.where(flags & CALL, 1.0, customer)
+    weights = np.where(flags & CALL, SET_WEIGHT, customer)
+    weights[flags & CHOICE > 0] = CHOICE_WEIGHT
     weights[flags & REPLY > 0] = REPLY_WEIGHT
     is_copy = flags & COPY > 0
     weights[is_copy] = COPY_WEIGHT

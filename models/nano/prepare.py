@@ -22,10 +22,11 @@ import numpy as np
 import tokenizers
 
 from models.nano import airline, augment, diet, retime, sgd, tau
+from models.nano.choices import choices
 from models.nano.dialogue import Dialogue
 from models.nano.guide import lessons as guide
 from models.nano.orders import lessons as orders
-from models.nano.windows import COPY, windows
+from models.nano.windows import CALL, CHOICE, COPY, windows
 
 WORK = Path(__file__).parent / "work"
 
@@ -85,15 +86,17 @@ def write(name: str, dialogues: Iterable[Dialogue], folder: Path, n_max: int, se
             flags.append(np.array(window.flags, np.uint8))
             total += len(window.ids)
             ends.append(total)
-    all_flags = np.concatenate(flags)
+    all_ids, all_flags = np.concatenate(ids), np.concatenate(flags)
+    all_flags[choices(all_ids, all_flags)] |= CHOICE
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.npz"
-    np.savez(partial, ids=np.concatenate(ids), flags=all_flags, ends=np.array(ends, np.int64))
+    np.savez(partial, ids=all_ids, flags=all_flags, ends=np.array(ends, np.int64))
     os.replace(partial, folder / f"{name}.npz")
-    in_calls = (all_flags > 1).mean()
+    in_calls = (all_flags & CALL > 0).mean()
     print(
         f"{name}: {len(ends)} windows, {total / 1e6:.2f} M tokens, {in_calls:.0%} in calls,"
-        f" {(all_flags & COPY > 0).mean():.1%} copied, {time.monotonic() - began:.0f} s"
+        f" {(all_flags & COPY > 0).mean():.1%} copied,"
+        f" {(all_flags & CHOICE > 0).mean():.1%} chosen, {time.monotonic() - began:.0f} s"
     )
 
 

@@ -25,6 +25,8 @@ NAME = 8
 """The name of the tool."""
 REPLY = 16
 """The words of a recorded person's reply: one of many that would have done."""
+CHOICE = 32
+"""A token of a call that does not follow from the few before it; see choices.py."""
 RECORDED = ("sgd", "tau", "guide")
 """Sources whose replies people wrote; elsewhere replies follow rules."""
 

@@ -68,7 +68,7 @@ def book(desk: Desk) -> Utterance:
         return desk.defer("payment split over three methods", "larger_split")
     while True:
         n_bags = desk.slots["bags"]
-        n_paid = _note_basket(desk, user["membership"], cabin, flights, n_seats)
+        n_paid = _note_basket(desk, user["membership"], cabin, flights, passengers)
         insurance = desk.slots["insurance"]
         basket = Basket(trip, flight_type, cabin, flights, passengers, n_bags, n_paid, insurance)
         booked = _pay(desk, user, basket)
@@ -115,26 +115,30 @@ def _pick(desk: Desk, reply: str, /, **told: object) -> Json | None:
     return desk.slots["flight_numbers"]
 
 
-def count_bags(membership: str, cabin: str, n_passengers: int, n_bags: int) -> tuple[str, int]:
+def count_bags(membership: str, cabin: str, passengers: list[Json], n_bags: int) -> tuple[str, int]:
     """Return the steps that lead to the number of paid bags, each number named, and the number."""
+    n_passengers = len(passengers)
     each = FREE_BAGS[membership][cabin]
     free = free_bags(membership, cabin, n_passengers)
     n_paid = max(0, n_bags - free)
     steps = (
         f"membership {membership}; cabin {wording.cabin(cabin)}; free bags each {each}; "
-        f"passengers {n_passengers}; free bags {n_passengers} x {each} = {free}; bags {n_bags}; "
+        f"passengers {wording.counted(passengers)}; "
+        f"free bags {n_passengers} x {each} = {free}; bags {n_bags}; "
     )
     if n_paid:
         return f"{steps}more than free; paid bags {n_bags} - {free} = {n_paid}", n_paid
     return f"{steps}not more than free; paid bags 0", 0
 
 
-def _note_basket(desk: Desk, membership: str, cabin: str, flights: list[Json], n_seats: int) -> int:
+def _note_basket(
+    desk: Desk, membership: str, cabin: str, flights: list[Json], passengers: list[Json]
+) -> int:
     """Note every number that the price is made of; return how many bags have to be paid for."""
     n_bags = desk.slots["bags"]
-    steps, n_paid = f"passengers {n_seats}; bags 0; paid bags 0", 0
+    steps, n_paid = f"passengers {wording.counted(passengers)}; bags 0; paid bags 0", 0
     if n_bags:
-        steps, n_paid = count_bags(membership, cabin, n_seats, n_bags)
+        steps, n_paid = count_bags(membership, cabin, passengers, n_bags)
     prices = "; ".join(f"price {f['flight_number']} {f['prices'][cabin]}" for f in flights)
     desk.think(f"{steps}; insurance {desk.slots['insurance']}; {prices}")
     return n_paid

@@ -29,7 +29,7 @@ def change_flight(desk: Desk) -> Utterance:
     n_passengers = len(found["passengers"])
     new = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")[0]
     price = new["prices"][found["cabin"]]
-    _note_prices(desk, [(new, price)], [old], n_passengers)
+    _note_prices(desk, [(new, price)], [old], found)
     difference = _difference(desk, [price], [old["price"]], n_passengers)
     flights = [*found["flights"][:at], new, *found["flights"][at + 1 :]]
     segments = [{"flight_number": f["flight_number"], "date": f["date"]} for f in flights]
@@ -56,7 +56,7 @@ def change_cabin(desk: Desk) -> Utterance:
         prices.append(same[0]["prices"][cabin])
     old = [segment["price"] for segment in found["flights"]]
     new = list(zip(found["flights"], prices, strict=True))
-    _note_prices(desk, new, found["flights"], len(found["passengers"]))
+    _note_prices(desk, new, found["flights"], found)
     difference = _difference(desk, prices, old, len(found["passengers"]))
     segments = [{"flight_number": s["flight_number"], "date": s["date"]} for s in found["flights"]]
     return _update_flights(
@@ -70,9 +70,8 @@ def add_bags(desk: Desk) -> Utterance:
     found = _live_reservation(desk)
     n_more = desk.ask("bags", "ask_more_bags")
     user = records.user(desk)
-    n_passengers = len(found["passengers"])
     total = found["total_baggages"] + n_more
-    steps, n_paid = count_bags(user["membership"], found["cabin"], n_passengers, total)
+    steps, n_paid = count_bags(user["membership"], found["cabin"], found["passengers"], total)
     n_before = found["nonfree_baggages"]
     n_charged = max(0, n_paid - n_before)
     desk.think(
@@ -174,7 +173,7 @@ def compensate(desk: Desk) -> Utterance:
     statuses = ", ".join(segment["status"] for segment in found["flights"])
     desk.think(
         f"flights {statuses}; membership {user['membership']}; cabin {cabin}; "
-        f"insurance {found['insurance']}; passengers {len(found['passengers'])}; "
+        f"insurance {found['insurance']}; passengers {wording.counted(found['passengers'])}; "
         f"{'certificate' if was_cancelled and is_entitled else 'no certificate'}"
     )
     if not was_cancelled:
@@ -208,13 +207,11 @@ def _difference(desk: Desk, new: list[int], old: list[int], n_passengers: int) -
     return desk.calculate(terms if n_passengers == 1 else f"{n_passengers} * ({terms})")
 
 
-def _note_prices(
-    desk: Desk, new: list[tuple[Json, int]], old: list[Json], n_passengers: int
-) -> None:
+def _note_prices(desk: Desk, new: list[tuple[Json, int]], old: list[Json], found: Json) -> None:
     """Note the prices that a change is worked out from."""
     steps = [f"new {flight['flight_number']} {price}" for flight, price in new]
     steps += [f"old {segment['flight_number']} {segment['price']}" for segment in old]
-    desk.think("; ".join((*steps, f"passengers {n_passengers}")))
+    desk.think("; ".join((*steps, f"passengers {wording.counted(found['passengers'])}")))
 
 
 def _change_payment(desk: Desk, user: Json) -> str:

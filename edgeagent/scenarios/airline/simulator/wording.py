@@ -39,6 +39,11 @@ def people(passengers: Iterable[Json]) -> str:
     return join_words(f"{p['first_name']} {p['last_name']}" for p in passengers)
 
 
+def counted(passengers: Iterable[Json]) -> str:
+    """Return `1 Ana, 2 Bo`: a small model counts by numbering, not at a glance."""
+    return ", ".join(f"{i} {p['first_name']}" for i, p in enumerate(passengers, start=1))
+
+
 def people_and_births(passengers: Iterable[Json]) -> str:
     """Return full names with dates of birth."""
     return join_words(f"{p['first_name']} {p['last_name']} ({p['dob']})" for p in passengers)
