@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeagent import paths
+from edgeagent import manifest, paths
 from edgeagent.engine.answer import Answer, forced, is_stuck
-from edgeagent.engine.client import StepDone, StepRule
+from edgeagent.engine.client import Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
 from edgeagent.engine.costs import MAX_PASS, Costs, Guess, plan
 from edgeagent.engine.decode import Decoder
 from edgeagent.engine.drafts import Lookup, Odds, guess
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prefix import PrefixStore
+from edgeagent.engine.prompt import PromptWriter
 from edgeagent.engine.tables import Setting
+from edgeagent.engine.template import Template
 from edgeagent.engine.wire import HERMES
+from edgeagent.evals import tft
 from edgeagent.events import Token
 from edgeagent.messages import DEFER, Tool
+from edgeagent.scenarios import job
+from tests.conftest import SHARED
 from tests.engine_kit import NAMES, STRING, TOOLS, opened, opened_file, rule, tool
 
 FREE = Costs((1.0, 1.001, 1.002, 1.003, 1.004, 1.005))
@@ -72,8 +77,11 @@ class Pair:
         assert isinstance(done, StepDone)
         return done, "".join(piece.text for piece in said if isinstance(piece, Token))
 
-    def plain(self, asked: list[int], how: StepRule) -> str:
-        """Write the answer one token per pass, the forced ones too."""
+    def plain(self, asked: list[int], how: StepRule, n_kept: int = 0) -> str:
+        """Write the answer one token per pass, the forced ones too.
+
+        The first `n_kept` tokens of the prompt stay as they were read before.
+        """
         context, vocabulary = self.context, self.context.vocabulary
         matcher = self.grammars.matcher(how.offered)
         tokens = forced(matcher)
@@ -81,9 +89,9 @@ class Pair:
         assert opening is not None
         budget = max(how.max_tokens, len(tokens) + len(opening))
         answer = Answer(matcher, tokens, opening, budget, self.grammars.closer, vocabulary.ends)
-        context.keep(0)
-        for at in range(0, len(asked), 100):
-            assert context.decode(asked[at : at + 100], logits=True)
+        context.keep(n_kept)
+        for at in range(n_kept, len(asked), 100):
+            assert context.decode(asked[at : at + 100], logits=at + 100 >= len(asked))
         n_read = 0
         while not answer.is_done:
             for token in answer.tokens[n_read:]:
@@ -162,6 +170,31 @@ def test_nano_writes_what_the_plain_loop_writes_and_spares_passes() -> None:
         n_accepted += done.usage.n_accepted
     assert n_accepted > 0
     assert max(saved) > 1
+
+
+def test_the_whole_development_file_gets_the_plain_loops_calls() -> None:
+    """Every answer of real conversations, as the runtime asks for them."""
+    data = SHARED / "tft"
+    if not data.is_dir():
+        pytest.skip("distil's development file is not on this machine")
+    described = job.read(data / "job_description.json")
+    loaded = opened_file(NANO)
+    nano = Pair(loaded.context, described.tools)
+    vocabulary = loaded.context.vocabulary
+    template = Template(loaded.template, {"eos_token": vocabulary.text_of(vocabulary.end)})
+    dialect = manifest.read(NANO.parents[1] / "nano.toml").dialect
+    writer = PromptWriter(template, vocabulary, HERMES, dialect)
+    how = rule(200, offered=frozenset(tool.name for tool in described.tools))
+    saved = n_done = 0
+    for asked in tft.read(data / "dev.jsonl"):
+        tokens = writer.tokens(Prompt(described.policy, described.tools, asked.conversation))
+        done, said = nano.step(tokens, how)
+        # What the prompt left in memory depends on how it was cut, and is no part of the loop.
+        assert said == nano.plain(tokens, how, n_kept=len(tokens) - 1), asked.id
+        n_done += 1
+        saved += done.usage.n_accepted
+    assert n_done == 330
+    assert saved > 0
 
 
 @pytest.mark.parametrize("flash_attention", [False, True])
