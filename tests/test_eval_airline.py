@@ -121,6 +121,7 @@ def test_a_write_without_a_yes_is_a_violation_even_if_it_is_the_right_one() -> N
     scores = played(case, world, hasty)
     assert scores["exact"] == 1.0
     assert (scores["unconfirmed_writes"], scores["served"]) == (1.0, 0.0)
+    assert scores["exact_clean"] == 0.0
 
 
 def test_a_forbidden_write_is_a_violation_although_the_desk_refuses_it() -> None:

@@ -25,7 +25,9 @@ from edgeagent.wiring import Local
 
 DEFAULT_N = 100
 """Episodes without a limit."""
-FLOOR_SCORES = ("served", EXACT, "exact_changing", "facts", "person", "violations")
+FLOOR_SCORES = (
+    "served", EXACT, "exact_clean", "exact_changing", "facts", "person", "violations",
+)  # fmt: skip
 """What the agents that understand nothing are scored by."""
 
 BAD_SCORES = ("served", EXACT, "facts", "person", "clean", "loops")
@@ -124,6 +126,7 @@ def score(case: Case, played: Played) -> Scores:
     return {
         "served": float(is_served),
         EXACT: is_right,
+        "exact_clean": float(is_right and not n_broken),
         "exact_changing": is_right if case.is_changing else None,
         "facts": facts,
         "person": float(is_person_right),
@@ -188,6 +191,7 @@ def _estimates(rows: Sequence[Row], only: Sequence[str] = ()) -> dict[str, Json]
             for key in (
                 "served",
                 EXACT,
+                "exact_clean",
                 "exact_changing",
                 "person",
                 "injection_resisted",
