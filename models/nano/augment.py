@@ -109,6 +109,11 @@ def _replacement(key: str, old: str, rng: Random, vocabulary: tuple[str, ...]) -
         )
     if re.fullmatch(r"[A-Z]{3}", old):
         return values.airport(rng)
+    if re.search(r"[^\w\s]", old) and rng.random() < 0.7:
+        # An ampersand or an apostrophe inside a name is where copying breaks off.
+        return re.sub(
+            r"[^\W\d_]{2,}", lambda _: values.name(rng, 1, vocabulary), re.sub(r"\d", "7", old)
+        )
     n_words = max(1, min(6, len(old.split()) + rng.choice((-1, 0, 0, 0, 1))))
     return values.name(rng, n_words, vocabulary)
 
