@@ -48,11 +48,15 @@ def test_turns_at_or_above_the_threshold_are_deferred() -> None:
         assert (found.n_deferred, found.n_caught, found.n_hard) == (n_deferred, n_caught, 10)
 
 
-def test_the_threshold_with_the_highest_f1_is_chosen_and_of_equals_the_middle_one() -> None:
+def test_the_threshold_is_chosen_by_the_lower_of_precision_and_recall() -> None:
     assert choose(TURNS) == 0.36
-    best = point(TURNS, 0.36).f1
+    best = point(TURNS, 0.36).lower
     assert best == pytest.approx(0.9)
-    assert all(point(TURNS, threshold).f1 <= best for threshold in calibrate.GRID)
+    for threshold in calibrate.GRID:
+        found = point(TURNS, threshold)
+        values = (found.precision.value or 0.0, found.recall.value or 0.0)
+        assert found.lower == pytest.approx(min(values))
+        assert found.lower <= best
     # Where everything is told apart, anything between the two sides would do.
     assert choose([turn(0.9, True), turn(0.1, False)]) == 0.51
 
