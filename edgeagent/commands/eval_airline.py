@@ -49,7 +49,8 @@ def command(
 
     Scored: the database at the end (exact; exact_clean without a broken rule on the way;
     exact_changing where something had to change), what the customer was told (facts), hand-overs
-    to a person, broken rules, all of these together (served), deferrals, and the cost. Agents that always hand off or always refuse stand beside.
+    to a person, broken rules, all of these together (served), deferrals, and the cost. Agents
+    that always hand off or always refuse stand beside.
     Bad input has a table of its own: orders to break the rules, by the customer or hidden in data,
     nonsense, other languages, changed minds, tool errors; and how often the agent goes in circles.
     """
