@@ -17,62 +17,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from edgeagent.scenarios.airline import backend
 from models.nano import values
-from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, THINK_TOOL, TRANSFER_TOOL, Dialogue
-from models.nano.template import Message, Tool, call, respond, result, tool, user
+from models.nano.airline import tools_of
+from models.nano.dialogue import Dialogue
+from models.nano.template import Message, Tool, call, respond, result, user
 
 HELD_OUT = (5, 3)
 """Tasks with `id % 5 == 3` are for evaluation only."""
 
-_TEXT = {"type": "string"}
-_INTEGER = {"type": "integer"}
-_CABIN = {"type": "string", "enum": ["basic_economy", "economy", "business"]}
-_TRIP = {"type": "string", "enum": ["round_trip", "one_way"]}
-_YES = {"type": "string", "enum": ["yes", "no"]}
-
-
-def _rows(*keys: str, **special: object) -> dict[str, object]:
-    properties = {key: special.get(key, _TEXT) for key in keys}
-    return {
-        "type": "array",
-        "items": {"type": "object", "properties": properties, "required": list(keys)},
-    }
-
-
-_FLIGHTS = _rows("flight_number", "date")
-_PASSENGERS = _rows("first_name", "last_name", "dob")
-_BAGS = {"total_baggages": _INTEGER, "nonfree_baggages": _INTEGER}
-
-
-def _all(name: str, **properties: object) -> Tool:
-    return tool(name, dict(properties), list(properties))
-
 
 def tools() -> tuple[Tool, ...]:
-    """Return the airline tools in the order of the airline scenario."""
-    return (
-        RESPOND_TOOL,
-        _all(
-            "book_reservation", user_id=_TEXT, origin=_TEXT, destination=_TEXT, flight_type=_TRIP,
-            cabin=_CABIN, flights=_FLIGHTS, passengers=_PASSENGERS,
-            payment_methods=_rows("payment_id", "amount", amount=_INTEGER), **_BAGS, insurance=_YES,
-        ),
-        _all("calculate", expression=_TEXT),
-        _all("cancel_reservation", reservation_id=_TEXT),
-        _all("get_reservation_details", reservation_id=_TEXT),
-        _all("get_user_details", user_id=_TEXT),
-        _all("list_all_airports"),
-        _all("search_direct_flight", origin=_TEXT, destination=_TEXT, date=_TEXT),
-        _all("search_onestop_flight", origin=_TEXT, destination=_TEXT, date=_TEXT),
-        _all("send_certificate", user_id=_TEXT, amount=_INTEGER),
-        THINK_TOOL,
-        TRANSFER_TOOL,
-        _all("update_reservation_baggages", reservation_id=_TEXT, **_BAGS, payment_id=_TEXT),
-        _all("update_reservation_flights", reservation_id=_TEXT, cabin=_CABIN, flights=_FLIGHTS,
-             payment_id=_TEXT),
-        _all("update_reservation_passengers", reservation_id=_TEXT, passengers=_PASSENGERS),
-        DEFER_TOOL,
-    )  # fmt: skip
+    """Return the airline desk's tools as the runtime shows them, in its order.
+
+    In any other order the list tells a recorded conversation from a simulated one, and what is
+    learnt from the one never shows at the desk.
+    """
+    return tuple(tools_of(backend.description().tools))
 
 
 def dialogues(folder: Path) -> Iterator[Dialogue]:
