@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edgeagent.scenarios.airline import backend
 from models.nano import augment, diet, retime, sgd, tau, values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
 from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
@@ -233,6 +236,27 @@ def test_a_choice_counts_more_than_a_set_phrase() -> None:
     )  # fmt: skip
     weights = batches._weights(flags, np.array([3, 4, 5, 6, 7, 8, 9, 11]), 0.1)
     assert weights.tolist() == pytest.approx([6, 0.5, 4, 6, 2, 0.3, 0.1, 6])
+
+
+def test_recorded_airline_conversations_stand_at_the_desk_and_begin_as_context(
+    tmp_path: Path,
+) -> None:
+    spoken = [
+        {"role": "user", "content": "Hi, cancel HAT123 please"},
+        {"role": "assistant", "content": "Who are you?"},
+        {"role": "user", "content": "mia_li_3668"},
+        {"role": "assistant", "content": "Gladly."},
+    ]
+    rows = [{"task_id": task, "messages": spoken} for task in range(5)]
+    with gzip.open(tmp_path / "gpt4o_trajectories.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    found = list(tau.lessons(tmp_path, Random(0), n_copies=1))
+    assert len(found) == 2 * 4, "the task 3 is held out"
+    offered = [tool.name for tool in backend.description().tools]
+    for dialogue in found:
+        assert [t["function"]["name"] for t in dialogue.tools] == offered
+        learnt = [m.get("learn") for m in dialogue.messages if m["role"] == "assistant"]
+        assert learnt == ["nothing", None]
 
 
 def test_a_step_of_the_larger_model_is_context_and_no_lesson() -> None:

@@ -13,7 +13,7 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -44,7 +44,19 @@ def dialogues(folder: Path) -> Iterator[Dialogue]:
         for line in lines:
             row = json.loads(line)
             if row["task_id"] % modulus != kept:
-                yield Dialogue("tau", offered, tuple(_messages(row["messages"])))
+                yield Dialogue("tau", offered, _from_the_second(_messages(row["messages"])))
+
+
+def _from_the_second(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Return the messages, the assistant's first one as context only.
+
+    At a customer's first words nothing tells a record, whose assistant answers at once, from the
+    desk, whose assistant notes the wish. A nano that learnt both refused plain requests to book.
+    """
+    found = list(messages)
+    first = next(at for at, message in enumerate(found) if message["role"] == "assistant")
+    found[first] = {**found[first], "learn": "nothing"}
+    return tuple(found)
 
 
 def lessons(folder: Path, rng: Random, n_copies: int = 4) -> Iterator[Dialogue]:
