@@ -235,6 +235,9 @@ def test_customers_send_nothing_at_all_now_and_then() -> None:
 def test_paid_bags_are_worked_out_one_step_at_a_time(
     told: tuple[str, str, int, int], steps: str, n_paid: int
 ) -> None:
-    text, found = count_bags(*told)
+    membership, cabin, n_passengers, n_bags = told
+    passengers = [{"first_name": name} for name in ("Ana", "Bo")[:n_passengers]]
+    text, found = count_bags(membership, cabin, passengers, n_bags)
     assert steps in text
+    assert ("passengers 1 Ana, 2 Bo; " if n_passengers == 2 else "passengers 1 Ana; ") in text
     assert found == n_paid
