@@ -269,7 +269,7 @@ class PromptWriter:
 class _Desk:
     """Policy and tools of the prompt before, kept as they were disguised for it.
 
-    They come again at every step, and were two thirds of what writing nano's prompts took.
+    They come again at every step, and were a quarter of what writing nano's prompts took.
     """
 
     def __init__(self) -> None:
