@@ -40,7 +40,7 @@ def choices(ids: NDArray[np.uint16], flags: NDArray[np.uint8]) -> NDArray[np.boo
 
 
 def _mixed(keys: NDArray[np.uint64], tokens: NDArray[np.uint16]) -> NDArray[np.uint64]:
-    """Return keys of the old keys and a token more (a step of the FNV-1a hash, mixed once)."""
+    """Return 64-bit hashes of the old keys and a token more."""
     mixed = (keys ^ (tokens.astype(np.uint64) + np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
     return np.asarray(mixed ^ (mixed >> np.uint64(29)), np.uint64)
 
