@@ -54,9 +54,23 @@ def test_the_prompt_is_the_format_that_the_runtime_expects() -> None:
         '{"name": "FindRestaurants", "arguments": {"cuisine": "Thai", "city": "Palo Alto"}}\n'
         "</tool_call><|im_end|>\n"
         "<|im_start|>user\n<tool_response>\n"
-        '[{"restaurant_name": "Green Elephant", "city": "Palo Alto"}]\n'
+        "[{restaurant_name Green Elephant, city Palo Alto}]\n"
         "</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["wide", "narrow"])
+def test_a_result_is_read_without_the_quotes_of_its_json(separators: tuple[str, str]) -> None:
+    told = {"cabin": "economy", "bags": 2, "legs": [{"no": "HAT085", "time": "10:30"}], "who": None}
+    text = render([result(json.dumps({**told, "ids": ["A", "B"]}, separators=separators))])
+    flat = text.replace("},{", "}, {")
+    assert "{cabin economy, bags 2, legs [{no HAT085, time 10:30}], who null, ids [A, B]}" in flat
+
+
+def test_a_result_that_is_no_json_is_read_as_it_is() -> None:
+    assert "\nError: user not found, at 10:30\n" in render(
+        [result("Error: user not found, at 10:30")]
     )
 
 
@@ -162,7 +176,7 @@ def test_sgd_is_read_from_its_own_layout(tmp_path: Path) -> None:
     text = render(dialogue.messages, dialogue.tools)
     assert "Find(city, price?=cheap|dear)" in text
     assert '{"name": "Find", "arguments": {"city": "Napa"}}' in text
-    assert text.count('"price": "cheap"') == sgd.MAX_RESULTS
+    assert text.count("price cheap") == sgd.MAX_RESULTS
     assert text.endswith('{"message": "There are six places"}}\n</tool_call><|im_end|>\n')
 
 
