@@ -18,6 +18,13 @@ _ONSETS = _parts(
 )
 _VOWELS = _parts("a e i o u ai ea ee ie oa oo ou y")
 _CODAS = _parts("b ck d ff g ll m n nd ng nt p r rd rk rn s sh ss st t th x" + " " * 20)
+_COMMON = _parts(
+    "a am an and as at be bus by car de do due e fan he her i in is it j l la led me my no of on or"
+    " pet put s san see set she so the to try two u up us via we"
+)
+"""Common words: a blank joins them to one token, and a name that begins like one begins with other
+tokens behind a blank than behind a quote."""
+SHARE_COMMON = 0.15
 _STREETS = _parts("Street Avenue Road Drive Lane Boulevard Way Court Place Highway Parkway Square")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -25,7 +32,9 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def word(rng: Random, n_syllables: int = 0) -> str:
     """Return a capitalised invented word."""
     n = n_syllables or rng.choices((1, 2, 3), (4, 6, 1))[0]
-    parts = (rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(n))
+    parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(n)]
+    if rng.random() < SHARE_COMMON:
+        parts.insert(0, rng.choice(_COMMON))
     return "".join(parts).capitalize()
 
 
