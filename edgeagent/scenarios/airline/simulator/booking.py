@@ -136,11 +136,12 @@ def _note_basket(
 ) -> int:
     """Note every number that the price is made of; return how many bags have to be paid for."""
     n_bags = desk.slots["bags"]
-    steps, n_paid = f"passengers {wording.counted(passengers)}; bags 0; paid bags 0", 0
+    # The bags stand first: whether anything has to be counted hangs on them.
+    steps, n_paid = f"passengers {wording.counted(passengers)}; paid bags 0", 0
     if n_bags:
         steps, n_paid = count_bags(membership, cabin, passengers, n_bags)
     prices = "; ".join(f"price {f['flight_number']} {f['prices'][cabin]}" for f in flights)
-    desk.think(f"{steps}; insurance {desk.slots['insurance']}; {prices}")
+    desk.think(f"bags {n_bags}; {steps}; insurance {desk.slots['insurance']}; {prices}")
     return n_paid
 
 
