@@ -100,7 +100,7 @@ def test_no_reserved_alternative_is_part_of_one_for_training() -> None:
     found = phrases()
     for name in found.names():
         rule = found.rule(name)
-        taught = {text.lower() for one in rule.train for text in _spelled(one)}
+        taught = {text.lower() for one in (*rule.train, *rule.plain) for text in _spelled(one)}
         for text in (text for one in rule.held_out for text in _spelled(one)):
             pattern = re.compile(rf"(?<!\w){re.escape(text.strip().lower())}(?!\w)")
             assert not [other for other in taught if pattern.search(other)], (name, text)
@@ -374,3 +374,15 @@ def test_a_phrase_expands_its_choices_rules_and_slots() -> None:
     }
     assert heard == {"hi a!", "hi b!", "hi !"}
     assert spoken.n_forms("all") == 3
+
+
+def test_plain_ways_to_say_a_thing_are_common_in_training_and_unknown_to_evaluation() -> None:
+    rules = {"one": grammar.of_tables({"a": {"train": ["x", "y", "z"], "plain": ["p"]}}).rule("a")}
+    spoken = grammar.Grammar(rules)
+
+    def said(held_out: bool) -> list[str]:
+        heard = (spoken.speak("one", {}, random.Random(n), held_out) for n in range(400))
+        return ["".join(piece.text for piece in pieces) for pieces in heard]
+
+    assert 0.25 < said(held_out=False).count("p") / 400 < 0.45
+    assert "p" not in said(held_out=True)
