@@ -50,6 +50,11 @@ class Dialect(_Table):
     append_only: bool = False
     """Nothing that the model has read is written anew, even where its template would; choose it
     where an evaluation shows that it costs no accuracy."""
+    copied_ids: tuple[str, ...] = ()
+    """Arguments, by name, whose value is an id that customer or tools have said; nor does any text
+    go on with digits that they have not said once it has begun as such an id does."""
+    copied_words: tuple[str, ...] = ()
+    """Arguments, by name, whose every word customer or tools have said, but for capitals."""
 
     @field_validator("system")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from edgeagent import manifest, paths
 from edgeagent.engine.answer import Answer, forced, is_stuck
 from edgeagent.engine.client import Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
+from edgeagent.engine.copying import Copying
 from edgeagent.engine.costs import MAX_PASS, Costs, Guess, plan
 from edgeagent.engine.decode import Decoder
 from edgeagent.engine.drafts import Lookup, Odds, guess
@@ -25,7 +27,8 @@ from edgeagent.engine.template import Template
 from edgeagent.engine.wire import HERMES
 from edgeagent.evals import tft
 from edgeagent.events import Token
-from edgeagent.messages import DEFER, Tool
+from edgeagent.manifest import Dialect
+from edgeagent.messages import DEFER, Tool, UserMessage
 from edgeagent.scenarios import job
 from tests.conftest import SHARED
 from tests.engine_kit import NAMES, STRING, TOOLS, opened, opened_file, rule, tool
@@ -54,6 +57,14 @@ def best(row: NDArray[np.float32], mask: bytes) -> int:
     return int(np.where(bits == 1, row, -np.inf).argmax())
 
 
+def copied(mask: bytes, copying: Copying, n_tokens: int) -> bytes | None:
+    """Return what of the mask is a copy; None if nothing is."""
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little").copy()
+    for token in np.flatnonzero(bits[:n_tokens]).tolist():
+        bits[token] = copying.takes(token)
+    return np.packbits(bits, bitorder="little").tobytes() if bits[:n_tokens].any() else None
+
+
 class Pair:
     """One model, read by a decoder that guesses and by the loop that reads one token per pass."""
 
@@ -72,15 +83,20 @@ class Pair:
         turn = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         return self.context.vocabulary.encode(turn, parse_special=True)
 
-    def step(self, asked: list[int], how: StepRule) -> tuple[StepDone, str]:
-        *said, done = self.decoder.step(asked, 0, self.tools, how)
+    def step(
+        self, asked: list[int], how: StepRule, copying: Copying | None = None
+    ) -> tuple[StepDone, str]:
+        *said, done = self.decoder.step(asked, 0, self.tools, how, copying)
         assert isinstance(done, StepDone)
         return done, "".join(piece.text for piece in said if isinstance(piece, Token))
 
-    def plain(self, asked: list[int], how: StepRule, n_kept: int = 0) -> str:
+    def plain(
+        self, asked: list[int], how: StepRule, n_kept: int = 0, copying: Copying | None = None
+    ) -> str:
         """Write the answer one token per pass, the forced ones too.
 
-        The first `n_kept` tokens of the prompt stay as they were read before.
+        The first `n_kept` tokens of the prompt stay as they were read before. What `copying` does
+        not take is struck from the mask, unless nothing is left then.
         """
         context, vocabulary = self.context, self.context.vocabulary
         matcher = self.grammars.matcher(how.offered)
@@ -97,7 +113,11 @@ class Pair:
             for token in answer.tokens[n_read:]:
                 assert context.decode([token], logits=True)
             n_read = len(answer.tokens)
-            answer.take(best(context.logits(), answer.matcher.compute_bitmask()))
+            mask = answer.matcher.compute_bitmask()
+            if copying is not None:
+                copying.read(answer.tokens)
+                mask = copied(mask, copying, len(vocabulary.pieces)) or mask
+            answer.take(best(context.logits(), mask))
             if is_stuck(answer.tokens):
                 answer.close()
         return b"".join(vocabulary.pieces[token] for token in answer.tokens).decode()
@@ -142,6 +162,23 @@ def test_random_weights_write_what_the_plain_loop_writes(
         n_drafted += done.usage.n_drafted
         assert done.usage.n_accepted <= done.usage.n_drafted
     assert n_drafted > 0 or costs is REPACKED
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_has_to_be_copied_is_guessed_as_the_plain_loop_writes_it(
+    tmp_path: Path, seed: int
+) -> None:
+    made = Pair(opened(tmp_path, seed=seed).context, TOOLS)
+    dialect = Dialect(copied_ids=("reservation_id", "number"), copied_words=("origin",))
+    said = (UserMessage("ABC123, ABD77X or HAT012 from San Diego, and abc123 too"),)
+    for names in ({"get_reservation_details"}, {"search_flights"}, {"book"}, NAMES - {DEFER}):
+        copying = Copying(said, dialect, HERMES, made.context.vocabulary.pieces)
+        asked, how = made.prompt("ABC123 ABD77X HAT012 San Diego"), rule(90, offered=names)
+        plain = made.plain(asked, how, copying=copying)
+        copying.restart()
+        assert made.step(asked, how, copying)[1] == plain
+        for number in re.findall(r'(?:reservation_id|"number)": "([^"]*)"', plain):
+            assert number in {"ABC123", "abc123", "ABD77X", "HAT012"}
 
 
 def test_nano_writes_what_the_plain_loop_writes_and_spares_passes() -> None:

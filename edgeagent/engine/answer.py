@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from edgeagent.engine.closing import Closer
+from edgeagent.engine.copying import Copying
 from edgeagent.errors import EngineError
 
 FEW = 8
@@ -95,10 +96,14 @@ class Allowed:
     A token costs 0.5 us, all of 151,936 cost 35 us and sometimes 200.
     """
 
-    def __init__(self, matcher: LLMatcher, n_tokens: int) -> None:
-        """Ask `matcher`, which has to stay where it is as long as this is asked."""
+    def __init__(self, matcher: LLMatcher, n_tokens: int, copying: Copying | None = None) -> None:
+        """Ask `matcher`, which has to stay where it is as long as this is asked.
+
+        Tokens that `copying` does not take count only where it takes none.
+        """
         self._matcher = matcher
         self._n_tokens = n_tokens
+        self._copying = copying
         self._tokens: NDArray[np.intp] | None = None
 
     def has(self, token: int) -> bool:
@@ -106,7 +111,7 @@ class Allowed:
         return self._matcher.validate_tokens([token]) == 1
 
     def tokens(self) -> NDArray[np.intp]:
-        """Return every token that may come next."""
+        """Return every token that the grammar takes next."""
         if self._tokens is None:
             mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             bits = np.unpackbits(mask, bitorder="little")[: self._n_tokens]
@@ -116,11 +121,16 @@ class Allowed:
     def best(self, row: NDArray[np.float32]) -> int:
         """Return the likeliest token that may come next."""
         best = int(row.argmax())
-        if self.has(best):
+        if self.has(best) and self._copies(best):
             return best
         tokens = self.tokens()
-        # A grammar past its limits allows nothing; the answer then refuses any token and closes.
-        return int(tokens[int(row[tokens].argmax())]) if tokens.size else best
+        if not tokens.size:
+            # A grammar past its limits allows nothing; the answer then refuses any and closes.
+            return best
+        if self._copying is None:
+            return int(tokens[int(row[tokens].argmax())])
+        likeliest = tokens[np.argsort(-row[tokens], kind="stable")].tolist()
+        return int(next(filter(self._copies, likeliest), likeliest[0]))
 
     def is_close(self, row: NDArray[np.float32], distance: float) -> bool:
         """Tell whether another token that may come is nearly as likely as the likeliest."""
@@ -128,8 +138,12 @@ class Allowed:
         if near.size < 2:
             return False
         if near.size > FEW:
-            return int(np.isin(near, self.tokens()).sum()) > 1
-        return sum(map(self.has, near.tolist())) > 1
+            near = near[np.isin(near, self.tokens())]
+            return sum(map(self._copies, near.tolist())) > 1
+        return sum(self.has(token) and self._copies(token) for token in near.tolist()) > 1
+
+    def _copies(self, token: int) -> bool:
+        return self._copying is None or self._copying.takes(token)
 
 
 def is_stuck(tokens: Sequence[int]) -> bool:

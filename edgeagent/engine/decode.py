@@ -20,6 +20,7 @@ from edgeagent.engine.answer import Allowed, Answer, forced, is_stuck
 from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.copying import Copying
 from edgeagent.engine.costs import Costs
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prefix import PrefixStore
@@ -41,6 +42,7 @@ class _Step:
     answer: Answer
     reader: DeferralReader | None
     verdict: Verdict | None
+    copying: Copying | None = None
     n_reused: int = 0
     n_sampled: int = 0
     n_drafted: int = 0
@@ -111,16 +113,23 @@ class Decoder:
             self._prefixes.park(self._context, n_prefix)
 
     def step(
-        self, prompt: list[int], n_prefix: int, tools: Sequence[Tool], rule: StepRule
+        self,
+        prompt: list[int],
+        n_prefix: int,
+        tools: Sequence[Tool],
+        rule: StepRule,
+        copying: Copying | None = None,
     ) -> Iterator[Prefilled | Token | StepDone]:
         """Yield progress, pieces of the answer, and the step; the context holds what was read.
 
-        The first `n_prefix` tokens of `prompt` are those that every prompt begins with.
+        The first `n_prefix` tokens of `prompt` are those that every prompt begins with; `copying`
+        knows what else than the grammar has to be kept to.
 
         Raises:
             ContextFull: prompt and budget do not fit; nothing was read.
         """
         step = self._begin(prompt, rule)
+        step.copying = copying
         if len(prompt) + step.answer.budget > self._context.n_ctx:
             raise ContextFull(len(prompt), step.answer.budget, self._context.n_ctx)
         started = time.perf_counter()
@@ -215,7 +224,9 @@ class Decoder:
         ahead.follow(step.prompt + step.answer.tokens, len(step.prompt))
         row = None if step.answer.is_done else self._context.logits()
         while row is not None:
-            allowed = Allowed(step.answer.matcher, len(row))
+            if step.copying is not None:
+                step.copying.read(step.answer.tokens)
+            allowed = Allowed(step.answer.matcher, len(row), step.copying)
             if not ahead.is_exact and allowed.is_close(row, ahead.close):
                 row = ahead.exact_row()
             if step.reader is not None and step.verdict is None:
@@ -266,6 +277,8 @@ class Decoder:
         run = forced(matcher)
         plan = self._opening(names, written + run)
         budget = max(old.budget, len(written) + len(run) + len(plan))
+        if step.copying is not None:
+            step.copying.restart()
         step.answer = Answer(
             matcher, written + run, plan, budget, self._grammars.closer,
             self._context.vocabulary.ends,

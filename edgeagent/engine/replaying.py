@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgeagent.engine import playing, reference
 from edgeagent.engine.client import EngineOptions, Prompt, StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
+from edgeagent.engine.copying import Copying
 from edgeagent.engine.memory import peak_bytes
 from edgeagent.engine.prompt import n_shared
 from edgeagent.engine.replay import Cost, Loop
@@ -67,11 +68,18 @@ class Replayer(Worker):
             TemplateError: its chat template is missing or cannot carry tools.
         """
         self._scripted: Scripted
+        self._n_asked = 0
         super().__init__(options, flag, self._under_script)
 
     def _under_script(self, context: Context) -> Context:
         self._scripted = Scripted(context)
         return self._scripted
+
+    def copying(self, prompt: Prompt) -> Copying | None:
+        """Return what has to be copied; None too where the record itself invents a value."""
+        made = super().copying(prompt)
+        written = self._scripted.script[self._n_asked :]
+        return made if made is not None and made.has(written) else None
 
     def replay(self, loop: Loop, prompt: Prompt, call: Call, _: tuple[int, ...]) -> Cost:
         """Answer the prompt with the call, and say what it took.
@@ -106,6 +114,7 @@ class Replayer(Worker):
     ) -> Cost:
         asked = self._writer.tokens(prompt)
         self._scripted.script = asked + tokens
+        self._n_asked = len(asked)
         rule = StepRule(names, None, None, len(tokens) + RESERVE)
         cpu, started = time.process_time(), time.perf_counter()
         first = 0.0

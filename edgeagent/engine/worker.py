@@ -24,6 +24,7 @@ from edgeagent.engine import library, tuning
 from edgeagent.engine.appending import AppendingWriter
 from edgeagent.engine.client import EngineOptions, ModelFacts, Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
+from edgeagent.engine.copying import Copying
 from edgeagent.engine.decode import Decoder
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.measuring import Meter
@@ -123,10 +124,19 @@ class Worker:
         self._grammars.use(prompt.tools)
         tokens = self._writer.tokens(prompt)
         n_prefix = self._n_prefix(prompt, tokens)
-        for said in self._decoder.step(tokens, n_prefix, prompt.tools, rule):
+        copying = self.copying(prompt)
+        for said in self._decoder.step(tokens, n_prefix, prompt.tools, rule, copying):
             if isinstance(said, StepDone) and isinstance(self._writer, AppendingWriter):
                 self._writer.remember(said, self._decoder.written)
             yield said
+
+    def copying(self, prompt: Prompt) -> Copying | None:
+        """Return what the model has to copy from the conversation; None if it may invent."""
+        dialect = self._options.dialect
+        if not dialect.copied_ids and not dialect.copied_words:
+            return None
+        pieces = self._context.vocabulary.pieces
+        return Copying(prompt.conversation, dialect, self._wire, pieces)
 
     def prepare(self, prompt: Prompt) -> Iterator[Prefilled | Finished]:
         """Read what the prompt begins with, however its last message goes on.

@@ -1,0 +1,255 @@
+"""Values that are copied from the conversation: ids and names that nobody has said are not written.
+
+A small model knows well that an id comes next, and sometimes begins it with another word's first
+letters. Among the tokens that the grammar allows, only those count then that go on with a word of
+the conversation. Where none does, the grammar alone decides, so an answer never gets stuck.
+Knows the bytes of tokens and the layout of a call; knows no schema and no logits.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from edgeagent.engine.wire import Wire
+from edgeagent.manifest import Dialect
+from edgeagent.messages import (
+    RESPOND,
+    CallMessage,
+    Conversation,
+    ResultMessage,
+    UserMessage,
+)
+
+MIN_ID = 3
+"""Letters and digits; shorter words are no ids."""
+MIN_ALIKE = 5
+"""A word of capitals or of digits alone is an id from this length on: three are an airport."""
+MAX_CODE_ONLY = 4
+"""Words of a message that may be nothing but a code, which then has no digit and no capitals."""
+
+_RUN = re.compile(r"[\w'&-]+")
+_PARTS = re.compile("['&-]")
+"""What may stand inside a name, or join one to something else."""
+_WORD = frozenset(
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_'&-" + bytes(range(128, 256))
+)
+_TAIL = re.compile(rb"[A-Za-z0-9_'&\x80-\xff-]*\Z")
+_STEERS = re.compile(rb'["\\]')
+_DIGITS = frozenset(b"0123456789")
+_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_QUOTE, _BACKSLASH, _COLON, _BLANK = b'"\\: '
+
+
+class Words:
+    """Words to copy, in order, so that beginnings are found."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = sorted({word.encode("utf-8", "replace") for word in words})
+
+    def __contains__(self, word: bytes) -> bool:
+        at = bisect_left(self._words, word)
+        return at < len(self._words) and self._words[at] == word
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def begin(self, start: bytes) -> bool:
+        """Tell whether a word begins so."""
+        at = bisect_left(self._words, start)
+        return at < len(self._words) and self._words[at].startswith(start)
+
+
+class Copying:
+    """What of one conversation may be copied, and whether a token goes on with it."""
+
+    def __init__(
+        self, conversation: Conversation, dialect: Dialect, wire: Wire, pieces: Sequence[bytes]
+    ) -> None:
+        """Offer the words of customers and of tools' results, and to names those of replies.
+
+        A customer answers to a name that a reply spelled out; an id in it may have been misread.
+        """
+        ids: set[str] = set()
+        words: set[str] = set()
+        for message in conversation:
+            match message:
+                case UserMessage(text):
+                    found = _found(text)
+                    ids |= _codes(text)
+                case ResultMessage(name=name, content=content) if name != RESPOND:
+                    found = _found(content)
+                case CallMessage(calls):
+                    said = (call.arguments for call in calls if call.name == RESPOND)
+                    words.update(*(_found(str(one.get("message", "")))[1] for one in said))
+                    continue
+                case _:
+                    continue
+            ids |= found[0]
+            words |= found[1]
+        self._ids = Words(ids)
+        self._words = Words(words)
+        self._id_keys = frozenset(key.encode() for key in dialect.copied_ids)
+        self._word_keys = frozenset(key.encode() for key in dialect.copied_words)
+        self._between = wire.between.encode()
+        self._pieces = pieces
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        self._n_read = 0
+        self._head: bytes | None = b""
+        """What stands before the arguments; None from there on."""
+        self._place = _OUTSIDE
+
+    def has(self, answer: Sequence[int]) -> bool:
+        """Tell whether every token of the answer is taken where it stands; then starts anew."""
+        self.restart()
+        is_taken = True
+        for n, token in enumerate(answer):
+            self.read(answer[:n])
+            is_taken = is_taken and self.takes(token)
+        self.restart()
+        return is_taken
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """Take the answer as far as it is written; it only grows."""
+        for token in tokens[self._n_read :]:
+            self._place = self._after(self._pieces[token])
+        self._n_read = len(tokens)
+
+    def _after(self, piece: bytes) -> _Place:
+        if self._head is not None:
+            self._head += piece
+            _, begun, piece = self._head.partition(self._between)
+            if not begun:
+                return _OUTSIDE
+            self._head = None
+            place = replace(_OUTSIDE, last=_last_byte(self._between))
+        else:
+            place = self._place
+        return place.behind(piece)
+
+    def takes(self, token: int) -> bool:
+        """Tell whether the token copies, as far as anything has to be copied here."""
+        if self._head is not None:
+            return True
+        piece, place = self._pieces[token], self._place
+        if not place.is_value and _QUOTE not in piece:
+            return True
+        for byte in piece:
+            if place.is_value and not self._takes(place, byte):
+                return False
+            place = place.after(byte)
+        return True
+
+    def _takes(self, place: _Place, byte: int) -> bool:
+        """Tell whether a value may go on with the byte, or end where it is a quote."""
+        word, is_end = place.word, byte not in _WORD
+        if place.key in self._id_keys:
+            return not self._ids or (
+                word in self._ids if byte == _QUOTE else self._ids.begin(word + bytes((byte,)))
+            )
+        if place.key in self._word_keys:
+            if is_end:
+                return not word or not self._words or word in self._words
+            return not self._words or self._words.begin(word + bytes((byte,)))
+        if not word or word[0] not in _LETTERS or not self._ids.begin(word):
+            return True
+        has_digit = not _DIGITS.isdisjoint(word)
+        if is_end:
+            return not has_digit or word in self._ids
+        if has_digit or byte in _DIGITS:
+            return self._ids.begin(word + bytes((byte,)))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the arguments the next byte comes."""
+
+    is_string: bool = False
+    is_value: bool = False
+    """In a string that is the value of a key."""
+    is_escaped: bool = False
+    string: bytes = b""
+    """The string under way, or the last one."""
+    key: bytes = b""
+    """Names the value."""
+    word: bytes = b""
+    """The end of the value that is one word."""
+    last: int = 0
+    """The last byte outside strings that is no blank."""
+
+    def behind(self, piece: bytes) -> _Place:
+        """Return the place behind the bytes."""
+        if self.is_value and not self.is_escaped and not _STEERS.search(piece):
+            tail = _TAIL.search(piece)
+            assert tail is not None, "it matches nothing at the end"
+            word = tail[0] if tail.start() else self.word + tail[0]
+            return _Place(is_string=True, is_value=True, key=self.key, word=word)
+        place = self
+        for byte in piece:
+            place = place.after(byte)
+        return place
+
+    def after(self, byte: int) -> _Place:
+        """Return the place behind the byte."""
+        if not self.is_string:
+            if byte == _QUOTE:
+                is_value = self.last == _COLON
+                key = self.string if is_value else b""
+                return _Place(is_string=True, is_value=is_value, key=key)
+            return self if byte <= _BLANK else replace(self, last=byte)
+        if byte == _QUOTE and not self.is_escaped:
+            return _Place(string=self.string, last=byte)
+        return replace(
+            self,
+            is_escaped=byte == _BACKSLASH and not self.is_escaped,
+            # Only keys are looked at again.
+            string=b"" if self.is_value else self.string + bytes((byte,)),
+            word=self.word + bytes((byte,)) if self.is_value and byte in _WORD else b"",
+        )
+
+
+_OUTSIDE = _Place()
+
+
+def _last_byte(text: bytes) -> int:
+    stripped = text.rstrip()
+    return stripped[-1] if stripped else 0
+
+
+@lru_cache(maxsize=256)
+def _found(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the ids and the words of a text, as written and in the case that records have."""
+    ids: set[str] = set()
+    words: set[str] = set()
+    for match in _RUN.finditer(text):
+        word = match.group(0)
+        for part in (word, word.strip("'&-"), *_PARTS.split(word)):
+            words |= {part, part[:1].upper() + part[1:], part.upper()}
+        if len(word) >= MIN_ID and _is_id(word):
+            # Customers write a code in small letters.
+            ids |= {word, word.upper()} if "_" not in word else {word, word.lower()}
+    return frozenset(ids), frozenset(words - {""})
+
+
+def _is_id(word: str) -> bool:
+    has_digit = any(letter.isdigit() for letter in word)
+    has_letter = any(letter.isalpha() for letter in word)
+    if has_digit and has_letter:
+        return True
+    return len(word) >= MIN_ALIKE and (has_digit or word.isupper())
+
+
+def _codes(text: str) -> frozenset[str]:
+    """Return what may be a code of small letters in a message that says little else."""
+    words = text.split()
+    if len(words) > MAX_CODE_ONLY:
+        return frozenset()
+    alike = (match.group(0) for match in _RUN.finditer(text))
+    return frozenset(word.upper() for word in alike if len(word) >= MIN_ALIKE)
