@@ -12,7 +12,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain
 
 from edgeagent.engine.wire import Wire
 from edgeagent.manifest import Dialect
@@ -73,30 +74,32 @@ class Copying:
 
         A customer answers to a name that a reply spelled out; an id in it may have been misread.
         """
-        ids: set[str] = set()
-        words: set[str] = set()
+        self._said: list[str] = []
+        self._replied: list[str] = []
+        codes: set[str] = set()
         for message in conversation:
             match message:
                 case UserMessage(text):
-                    found = _found(text)
-                    ids |= _codes(text)
+                    self._said.append(text)
+                    codes |= _codes(text)
                 case ResultMessage(name=name, content=content) if name != RESPOND:
-                    found = _found(content)
+                    self._said.append(content)
                 case CallMessage(calls):
-                    said = (call.arguments for call in calls if call.name == RESPOND)
-                    words.update(*(_found(str(one.get("message", "")))[1] for one in said))
-                    continue
+                    replies = (call.arguments for call in calls if call.name == RESPOND)
+                    self._replied += [str(reply.get("message", "")) for reply in replies]
                 case _:
-                    continue
-            ids |= found[0]
-            words |= found[1]
-        self._ids = Words(ids)
-        self._words = Words(words)
+                    pass
+        self._ids = Words(codes.union(*map(_ids_of, self._said)))
         self._id_keys = frozenset(key.encode() for key in dialect.copied_ids)
         self._word_keys = frozenset(key.encode() for key in dialect.copied_words)
         self._between = wire.between.encode()
         self._pieces = pieces
         self.restart()
+
+    @cached_property
+    def _words(self) -> Words:
+        # Made on use: few steps write a name, and a long conversation has a thousand words.
+        return Words(frozenset().union(*map(_words_of, chain(self._said, self._replied))))
 
     def restart(self) -> None:
         """Forget what was written."""
@@ -224,18 +227,26 @@ def _last_byte(text: bytes) -> int:
 
 
 @lru_cache(maxsize=256)
-def _found(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the ids and the words of a text, as written and in the case that records have."""
-    ids: set[str] = set()
-    words: set[str] = set()
+def _ids_of(text: str) -> frozenset[str]:
+    """Return the ids in a text, as written and in the case that records have."""
+    found: set[str] = set()
+    for match in _RUN.finditer(text):
+        word = match.group(0)
+        if len(word) >= MIN_ID and _is_id(word):
+            # Customers write a code in small letters, and a name with a capital.
+            found |= {word, word.lower() if "_" in word else word.upper()}
+    return frozenset(found)
+
+
+@lru_cache(maxsize=256)
+def _words_of(text: str) -> frozenset[str]:
+    """Return the words of a text, as written, with a capital and in capitals."""
+    found: set[str] = set()
     for match in _RUN.finditer(text):
         word = match.group(0)
         for part in (word, word.strip("'&-"), *_PARTS.split(word)):
-            words |= {part, part[:1].upper() + part[1:], part.upper()}
-        if len(word) >= MIN_ID and _is_id(word):
-            # Customers write a code in small letters.
-            ids |= {word, word.upper()} if "_" not in word else {word, word.lower()}
-    return frozenset(ids), frozenset(words - {""})
+            found |= {part, part[:1].upper() + part[1:], part.upper()}
+    return frozenset(found - {""})
 
 
 def _is_id(word: str) -> bool:
