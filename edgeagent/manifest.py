@@ -125,6 +125,8 @@ class Calibration(_Table):
 
     build: str
     """The `quant` of the build."""
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """Of the file that was measured; a build made anew wants to be calibrated anew."""
     threshold: Annotated[float, Field(ge=0, le=1)]
     rule: str
     """What the threshold was chosen by."""
@@ -236,21 +238,28 @@ def calibration_toml(calibration: Calibration) -> str:
 
 def _blocks(path: str, record: dict[str, Any]) -> Iterator[str]:
     inside = f"{path}." if path else ""
-    plain = {k: v for k, v in record.items() if not isinstance(v, dict | tuple)}
+    plain = {k: v for k, v in record.items() if not isinstance(v, dict) and not _is_rows(v)}
     yield (f"[{path}]\n" if path else "") + _lines(plain)
     for key, value in record.items():
         if isinstance(value, dict):
             yield from _blocks(inside + key, value)
     for key, rows in record.items():
-        if isinstance(rows, tuple):
+        if _is_rows(rows):
             yield from (f"[[{inside}{key}]]\n{_lines(row)}" for row in rows)
+
+
+def _is_rows(value: object) -> bool:
+    """Tell whether the value is a list of tables; an empty list is written as neither."""
+    return isinstance(value, tuple) and all(isinstance(row, dict) for row in value)
 
 
 def _lines(table: dict[str, Any]) -> str:
     return "".join(f"{key} = {_scalar(value)}\n" for key, value in table.items())
 
 
-def _scalar(value: str | bool | int | float | dict[str, Any]) -> str:
+def _scalar(value: str | bool | int | float | tuple[str, ...] | dict[str, Any]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_scalar, value))}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {_scalar(one)}' for key, one in value.items())} }}"
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.

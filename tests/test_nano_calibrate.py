@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeagent import manifest
+from edgeagent import manifest, paths
 from edgeagent.cascade import OK
 from edgeagent.commands import models
 from edgeagent.engine.client import Prompt, StepDone, StepRule
@@ -20,7 +20,7 @@ from edgeagent.evals.airline_null import Null
 from edgeagent.evals.intervals import wilson
 from edgeagent.events import Prefilled, Token
 from edgeagent.history import n_turns, without_deferrals
-from edgeagent.manifest import Calibration, Manifest
+from edgeagent.manifest import Calibration, Dialect, Manifest
 from edgeagent.messages import DEFER, RESPOND, CallMessage, Usage, UserMessage, Verdict
 from edgeagent.scenarios.airline.simulator.episodes import Episode, episodes
 from models.nano import calibrate
@@ -97,12 +97,22 @@ def test_a_table_has_a_line_for_each_point() -> None:
 
 
 def test_the_table_survives_the_manifest(tmp_path: Path) -> None:
-    made = calibration(TURNS, 0.36, "Q8_0", (1, 2), 'say "it"')
-    whole = manifest.DEFAULT.model_copy(update={"defer_threshold": 0.36, "calibration": made})
+    made = calibration(TURNS, 0.36, "Q8_0", (1, 2), 'say "it"', "0" * 64)
+    dialect = Dialect(copied_ids=("user_id", "order_id"), copied_words=())
+    changes = {"defer_threshold": 0.36, "calibration": made, "dialect": dialect}
+    whole = manifest.DEFAULT.model_copy(update=changes)
     manifest.write(whole, tmp_path / "m.toml")
     assert manifest.read(tmp_path / "m.toml") == whole
     lines = tomllib.loads(manifest.calibration_toml(made))
     assert Calibration.model_validate(lines["calibration"]) == made
+
+
+def test_the_shipped_threshold_was_chosen_for_the_shipped_build() -> None:
+    found = manifest.read(paths.bundled("nano.toml"))
+    build = found.build(found.default_build)
+    assert found.calibration is not None
+    assert build is not None
+    assert (found.calibration.build, found.calibration.sha256) == (build.quant, build.sha256)
 
 
 def test_a_threshold_that_was_not_calibrated_is_refused_beside_a_calibration() -> None:

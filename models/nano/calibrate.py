@@ -206,9 +206,16 @@ def choose(found: Sequence[Turn]) -> float:
 
 
 def calibration(
-    reported: Sequence[Turn], threshold: float, build: str, seeds: tuple[int, int], command: str
+    reported: Sequence[Turn],
+    threshold: float,
+    build: str,
+    seeds: tuple[int, int],
+    command: str,
+    sha256: str | None = None,
 ) -> Calibration:
     """Return the manifest's table: the curve on `reported`, chosen on the first of `seeds`.
+
+    `sha256` is the hash of the build's file.
 
     Raises:
         EvaluationError: no reported turn is hard.
@@ -219,6 +226,7 @@ def calibration(
     points = [point(reported, one) for one in sorted({*SHOWN, threshold})]
     return Calibration(
         build=build,
+        sha256=sha256,
         threshold=threshold,
         rule=RULE,
         chosen_on_seed=seeds[0],
@@ -284,7 +292,8 @@ def _run(options: argparse.Namespace) -> None:
         f"python -m models.nano.calibrate --model {options.model}"
         f" --episodes {options.episodes} --seed {seeds[0]} --report-seed {seeds[1]}"
     )
-    made = calibration(found[1], threshold, local.quant, seeds, command)
+    sha256 = manifest.sha256(local.path)
+    made = calibration(found[1], threshold, local.quant, seeds, command, sha256)
     _show(made, found)
     if options.write is not None:
         changes = {"defer_threshold": threshold, "calibration": made}
