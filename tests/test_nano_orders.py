@@ -117,9 +117,10 @@ def test_the_priority_follows_the_policy() -> None:
                 expected = lesson.orders[0]["expected_on"]
                 days = (TODAY - date.fromisoformat(expected)).days
                 assert (arguments["priority"] == "high") == (days > 7)
-                thought = lesson.dialogue.messages[at - 4]["tool_calls"][0]["function"]
-                assert thought["name"] == THINK
-                assert f"{days} days" in thought["arguments"]["thought"]
+                before = lesson.dialogue.messages[:at]
+                made = [one["tool_calls"][0]["function"] for one in before if "tool_calls" in one]
+                thought = [one["arguments"]["thought"] for one in made if one["name"] == THINK][-1]
+                assert f"{days} days" in thought
             elif kind == "fault":
                 dangerous = r"dangerous|nguy hiểm|twice|hai lần"
                 is_high = arguments["priority"] == "high"
