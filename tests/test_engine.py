@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from edgeagent.engine.client import Engine, StepDone
+from edgeagent.engine.protocol import Finished
 from edgeagent.errors import ContextFull, EngineDied, SchemaRefused
 from edgeagent.events import Prefilled, Token
 from edgeagent.manifest import Dialect
@@ -127,6 +129,42 @@ def test_a_step_left_half_way_frees_the_engine(running: Engine) -> None:
         assert isinstance(piece, Prefilled)
         break
     assert take(running, prompt("next")).stop == "complete"
+
+
+@pytest.mark.parametrize("when", ["last word read", "half a word read", "while it is thrown away"])
+def test_an_interrupt_between_two_words_hangs_nothing(
+    when: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come after a message left the pipe and before anybody has it."""
+    with engine(model) as made:
+        made.start()
+        before = take(made, prompt("calm"))
+        pipe = made._pipe
+        assert pipe is not None
+        n_interrupts = 0
+
+        def interrupted() -> object:
+            nonlocal n_interrupts
+            if when == "half a word read":
+                os.read(pipe.fileno(), 3)
+            elif not isinstance(said := Connection.recv(pipe), Finished):
+                return said
+            n_interrupts += 1
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(pipe, "recv", interrupted, raising=False)
+        steps = made.step(prompt("talk to me"), rule(60), threading.Event())
+        if when == "while it is thrown away":
+            next(steps)
+            with pytest.raises(KeyboardInterrupt):
+                steps.close()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                list(steps)
+        assert n_interrupts == 1
+        assert not made.is_alive
+        made.start()
+        assert arguments(take(made, prompt("calm"))) == arguments(before)
 
 
 @pytest.mark.parametrize("when", [Prefilled, Token])

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -197,11 +197,13 @@ class Engine:
             EngineDied: the worker is gone; `start` it again.
         """
         with self._held():
-            for said in self._ask(Request("warm", (policy, tuple(tools))), cancel.is_set):
-                if isinstance(said, Prefilled):
-                    yield said
-                elif self.facts is not None:
-                    self.facts = replace(self.facts, prefix_source=said.value)
+            request = Request("warm", (policy, tuple(tools)))
+            with closing(self._ask(request, cancel.is_set)) as answer:
+                for said in answer:
+                    if isinstance(said, Prefilled):
+                        yield said
+                    elif self.facts is not None:
+                        self.facts = replace(self.facts, prefix_source=said.value)
 
     def step(
         self, prompt: Prompt, rule: StepRule, cancel: Cancel
@@ -217,9 +219,11 @@ class Engine:
             TemplateError: the template refuses this conversation.
         """
         with self._held():
-            for said in self._ask(Request("step", (prompt, rule)), cancel.is_set):
-                if not isinstance(said, Finished):
-                    yield said
+            # Left half way, the answer is thrown away here: an interrupt then would be lost in a
+            # generator that nobody closes.
+            request = Request("step", (prompt, rule))
+            with closing(self._ask(request, cancel.is_set)) as answer:
+                yield from (said for said in answer if not isinstance(said, Finished))
 
     def prepare(self, prompt: Prompt, cancel: Cancel) -> None:
         """Read what is certain of a prompt whose last message is still being typed.
@@ -325,7 +329,9 @@ class Engine:
         is_long = path.is_file() and path.stat().st_size > MAX_LOG
         return path.open("wb" if is_long else "ab")
 
-    def _ask(self, request: Request, is_cancelled: Poll = lambda: False) -> Iterator[Any]:
+    def _ask(
+        self, request: Request, is_cancelled: Poll = lambda: False
+    ) -> Generator[Any, None, None]:
         """Send a request and yield what comes back, the `Finished` included."""
         self._flag[0] = 0
         finished = False
@@ -338,6 +344,9 @@ class Engine:
                     raise _error(said)
                 finished = isinstance(said, Finished)
                 yield said
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
         finally:
             if not finished:
                 self._drain()
@@ -372,6 +381,14 @@ class Engine:
                     return
         except EngineDied:
             return
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """End a worker whose last word may have been lost, or half read: none would follow it."""
+        self._flag[0] = 1
+        self._stop()
 
     def _died(self) -> EngineDied:
         status = self._process.wait(CLOSE_S) if self._process else None
