@@ -42,7 +42,7 @@ from edgeagent.scenarios.airline.simulator.episodes import (
 )
 from edgeagent.scenarios.airline.simulator.expert import TASKS
 from edgeagent.scenarios.airline.simulator.goals import Ask, Goal, Wish
-from edgeagent.scenarios.airline.simulator.kinds import WEIGHTS
+from edgeagent.scenarios.airline.simulator.kinds import CONFIRMED, WEIGHTS
 from edgeagent.scenarios.airline.simulator.replies import REPLIES
 from edgeagent.scenarios.airline.simulator.speaker import phrases
 
@@ -131,6 +131,24 @@ def test_every_call_fits_its_schema_and_replays_on_the_real_backend(
                 expected = results[call.id]
                 assert (outcome.content, outcome.is_error) == (expected.content, expected.is_error)
         desk.close()
+
+
+def test_a_round_asks_much_about_one_reservation_and_changes_little() -> None:
+    rounds = list(episodes(11, 60, "train", wanting.draw_round))
+    n_wishes = [len(episode.goal.wishes) for episode in rounds]
+    assert sum(5 <= n <= 8 for n in n_wishes) > 50
+    for episode in rounds:
+        named = {
+            wish.facts["reservation_id"]
+            for wish in episode.goal.wishes
+            if "reservation_id" in wish.facts
+        }
+        assert len(named) <= 3
+    n_steps = [len(list(calls_of(episode))) for episode in rounds]
+    assert sum(n_steps) > 15 * len(rounds)
+    wishes = [w for episode in rounds for w in episode.goal.wishes if w.kind in CONFIRMED]
+    assert 0.6 < sum(wish.declines for wish in wishes) / len(wishes) < 0.85
+    test_every_call_fits_its_schema_and_replays_on_the_real_backend(tuple(rounds), ())
 
 
 def test_a_replay_ends_in_the_state_that_the_expert_left() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -187,6 +188,58 @@ def test_restaurant_tests_and_the_development_file_stay_out(tmp_path: Path) -> N
     assert list(sgd.held_out(recorded, [])) == ["test/1_0"]
     seen = sgd.fingerprint(["I am LOOKING for food,  in Napa!"])
     assert set(sgd.held_out(recorded, [seen])) == {"train/1_0", "test/1_0"}
+
+
+def _talk(*turns: tuple[str, ...]) -> sgd.Recorded:
+    return sgd.Recorded("1_0", "train", ("Hotels_1",), turns)
+
+
+def test_lines_are_answers_that_say_nothing_else() -> None:
+    agreed = _talk(
+        ("user", "Find me a room"), ("say", "Please confirm: Napa."),
+        ("user", "Yes, that works for me."), ("call", "Reserve", {}), ("say", "Done."),
+        ("user", "Great, that is all."), ("say", "Bye."),
+    )  # fmt: skip
+    declined = _talk(
+        ("user", "Find me a room"), ("say", "Shall I reserve it?"), ("user", "No, not yet."),
+        ("say", "All right."), ("user", "Thanks, bye."), ("say", "Bye."),
+    )  # fmt: skip
+    further = _talk(
+        ("user", "Find me a room"), ("say", "Please confirm: Napa."),
+        ("user", "Yes, and what does it cost?"), ("call", "Reserve", {}),
+        ("say", "Shall I reserve it?"), ("user", "No, I need a bus first."), ("say", "Which?"),
+        ("user", "To Napa at 5"), ("say", "Done."),
+    )  # fmt: skip
+    found = sgd.lines([agreed, declined, further])
+    assert found.yes == ("Yes, that works for me.",)
+    assert found.no == ("No, not yet.",)
+    assert found.closing == ("Great, that is all.", "Thanks, bye.")
+
+
+def test_recorded_words_stand_only_where_they_mean_the_same() -> None:
+    from models.nano import airline
+
+    words = ("AGREED", "DECLINED", "ENDED")
+    spoken = sgd.Lines(*((word,) for word in words))
+    plain = list(airline.drill(3, 300))
+    said = list(airline.drill(3, 300, spoken))
+    seen: Counter[str] = Counter()
+    for before, after in zip(plain, said, strict=True):
+        assert len(before.messages) == len(after.messages)
+        for at, message in enumerate(after.messages):
+            if message["role"] != "user" or message["content"] not in words:
+                continue
+            seen[message["content"]] += 1
+            called = after.messages[at + 1]["tool_calls"][0]["function"]
+            reply = called["arguments"].get("message", "")
+            match message["content"]:
+                case "AGREED":
+                    assert called["name"] in airline.WRITES
+                case "DECLINED":
+                    assert reply.startswith("All right")
+                case _:
+                    assert reply.startswith("You are welcome")
+    assert min(seen[word] for word in words) > 1
 
 
 class Letters:

@@ -10,17 +10,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from random import Random
 
 from edgeagent.messages import RESPOND, THINK, CallMessage, ResultMessage, Tool, UserMessage
 from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
+from edgeagent.scenarios.airline.simulator import wanting
 from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episodes
 from models.nano import template, values
 from models.nano.dialogue import Dialogue
+from models.nano.sgd import Lines
 
 DRILLED = ("book", "add_bags", "passenger", "upgrade", "change_")
 """Beginnings of the kinds of wishes that end in a write with many arguments."""
+CONFIRMING = ("confirm_", "offer_certificate")
+"""Beginnings of the replies that ask for a yes or no."""
+WRITES = frozenset(
+    {
+        "book_reservation", "cancel_reservation", "send_certificate",
+        "update_reservation_baggages", "update_reservation_flights",
+        "update_reservation_passengers",
+    }
+)  # fmt: skip
+SHARE_RECORDED = 0.45
+"""Of those answers and of the goodbyes, those that are said in recorded words."""
 SHARE_RENAMED = 0.6
 """Of the lessons, those whose people get invented names: the world has a few hundred of its own."""
 SHARE_WITH_REPLY = 0.2
@@ -35,27 +50,38 @@ _NAME = re.compile(
 )
 
 
-def dialogues(seed: int, n: int, split: Split = "train") -> Iterator[Dialogue]:
+def dialogues(
+    seed: int, n: int, split: Split = "train", lines: Lines | None = None
+) -> Iterator[Dialogue]:
     """Return `n` lessons; in one of eight the tools stand in another order.
 
-    Lessons to train on have invented names in most cases, held-out ones never.
+    Lessons to train on have invented names in most cases, held-out ones never. With `lines`,
+    customers agree, decline and end in recorded words in many cases.
     """
-    return _varied(episodes(seed, n, split), Random(seed), split)
+    return _varied(episodes(seed, n, split), Random(seed), split, lines)
 
 
-def drill(seed: int, n: int) -> Iterator[Dialogue]:
+def drill(seed: int, n: int, lines: Lines | None = None) -> Iterator[Dialogue]:
     """Yield the lessons among `n` episodes that book or change something, about four in ten."""
     hard = (
         episode
         for episode in episodes(seed, n, "train")
         if any(wish.kind.startswith(DRILLED) for wish in episode.goal.wishes)
     )
-    return _varied(hard, Random(seed), "train")
+    return _varied(hard, Random(seed), "train", lines)
 
 
-def _varied(lessons: Iterable[Episode], rng: Random, split: Split) -> Iterator[Dialogue]:
+def rounds(seed: int, n: int, lines: Lines | None = None) -> Iterator[Dialogue]:
+    """Yield `n` lessons of customers who ask many things about one reservation."""
+    lessons = episodes(seed, n, "train", wanting.draw_round)
+    return _varied(lessons, Random(seed), "train", lines)
+
+
+def _varied(
+    lessons: Iterable[Episode], rng: Random, split: Split, lines: Lines | None
+) -> Iterator[Dialogue]:
     for episode in lessons:
-        dialogue = dialogue_of(episode)
+        dialogue = dialogue_of(episode if lines is None else _reworded(episode, lines, rng))
         if split == "train" and rng.random() < SHARE_RENAMED:
             dialogue = renamed(dialogue, rng)
         if rng.random() < 0.125:
@@ -114,6 +140,24 @@ def _mapped(message: template.Message, change: Callable[[str], str]) -> template
         arguments = json.loads(change(template.dumps(function["arguments"])))
         return {**message, **template.call(function["name"], arguments)}
     return {**message, "content": change(message["content"])}
+
+
+def _reworded(episode: Episode, lines: Lines, rng: Random) -> Episode:
+    """Return the episode with recorded words for some of the plain answers in it."""
+    steps = [at for at, said in enumerate(episode.conversation) if isinstance(said, CallMessage)]
+    conversation = list(episode.conversation)
+    situations = [label.situation for label in episode.labels]
+    for number, (before, behind) in enumerate(pairwise(situations), start=1):
+        at = steps[number] - 1
+        if not isinstance(conversation[at], UserMessage) or rng.random() > SHARE_RECORDED:
+            continue
+        if behind == "closing":
+            conversation[at] = UserMessage(rng.choice(lines.closing))
+        elif before.startswith(CONFIRMING) and behind == "nothing_done":
+            conversation[at] = UserMessage(rng.choice(lines.no))
+        elif before.startswith(CONFIRMING) and behind in WRITES:
+            conversation[at] = UserMessage(rng.choice(lines.yes))
+    return replace(episode, conversation=tuple(conversation))
 
 
 def dialogue_of(episode: Episode) -> Dialogue:

@@ -4,7 +4,7 @@ A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see window
 (int64, where each window ends).
 
     python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 1024
-    python -m models.nano.prepare --airline 9000 --openings 4000 --orders 6000 --tokens 3072
+    python -m models.nano.prepare --airline 9000 --openings 4000 --lines SGD --tokens 3072
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ from models.nano.orders import lessons as orders
 from models.nano.windows import CALL, CHOICE, COPY, windows
 
 WORK = Path(__file__).parent / "work"
+
+
+def recorded_lines(folder: Path, development: Path | None) -> sgd.Lines:
+    """Return how people in SGD agree, decline and end, the held-out conversations left out."""
+    recorded = list(sgd.read(folder, ("train",)))
+    conversations = sgd.tft_conversations(development) if development else []
+    reasons = sgd.held_out(recorded, conversations)
+    return sgd.lines(item for item in recorded if item.key not in reasons)
 
 
 def schema_guided(
@@ -105,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sgd", type=Path)
     parser.add_argument("--tau", type=Path)
+    parser.add_argument("--lines", type=Path, help="SGD, for how customers say yes, no and goodbye")
     parser.add_argument("--held-out", type=Path, help="TFT file whose conversations stay out")
     parser.add_argument("--diet", type=int, default=0, help="copying exercises to make")
     parser.add_argument("--guide", type=int, default=0, help="restaurant conversations to make")
@@ -115,12 +124,16 @@ def main() -> None:
     parser.add_argument(
         "--drill", type=int, default=0, help="episodes to take only those from that write much"
     )
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="customers to make who ask many things"
+    )
     parser.add_argument("--orders", type=int, default=0, help="lessons of the shop's desk to make")
     parser.add_argument("--tokens", type=int, default=512, help="longest window")
     parser.add_argument("--shards", default="shards", help="folder under work/")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     folder, seed = WORK / options.shards, options.seed
+    lines = recorded_lines(options.lines, options.held_out) if options.lines else None
     if options.diet:
         write("diet", diet.dialogues(Random(seed), options.diet), folder, options.tokens, seed)
     if options.guide:
@@ -129,9 +142,12 @@ def main() -> None:
     if options.tau:
         write("tau", tau.lessons(options.tau, Random(seed)), folder, options.tokens, seed)
     if options.airline:
-        write("airline", airline.dialogues(seed, options.airline), folder, options.tokens, seed)
+        lessons = airline.dialogues(seed, options.airline, lines=lines)
+        write("airline", lessons, folder, options.tokens, seed)
     if options.drill:
-        write("drill", airline.drill(seed, options.drill), folder, options.tokens, seed)
+        write("drill", airline.drill(seed, options.drill, lines), folder, options.tokens, seed)
+    if options.rounds:
+        write("rounds", airline.rounds(seed, options.rounds, lines), folder, options.tokens, seed)
     if options.openings:
         write("openings", airline.openings(seed, options.openings), folder, options.tokens, seed)
     if options.orders:

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,51 @@ class Recorded:
     def key(self) -> str:
         """`split/id`: ids repeat between the splits."""
         return f"{self.split}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What people wrote to agree, to decline and to end, in any domain."""
+
+    yes: tuple[str, ...]
+    no: tuple[str, ...]
+    closing: tuple[str, ...]
+
+
+MAX_WORDS = 9
+_ASKS_TO_CONFIRM = re.compile(r"confirm|correct\b|is (?:that|this) (?:right|ok)|sound", re.I)
+_OFFERS = re.compile(r"would you like|do you want|shall i|should i|(?:want|like) me to", re.I)
+_AGREES = re.compile(
+    r"(?:yes|yeah|yep|yup|sure|that|ok|correct|right|sounds|perfect|great|please|it)\b", re.I
+)
+_DECLINES = re.compile(r"(?:no|not|nope|nah|i don't|maybe later)\b", re.I)
+_GOES_ON = re.compile(r"[?\d]|\b(?:need|want to|play|cast|watch|listen|turn|make|change)\b", re.I)
+_ENDS = re.compile(r"thank|bye|\ball\b|nothing|everything|good|great|\bno\b|nope|perfect", re.I)
+
+
+def lines(recorded: Iterable[Recorded]) -> Lines:
+    """Return short answers that say nothing else, each as often as it was written.
+
+    An agreement stands between a question for it and a call, a decline between an offer and
+    other words, an ending at the end.
+    """
+    yes: list[str] = []
+    no: list[str] = []
+    closing: list[str] = []
+    for item in recorded:
+        *asked, last = [at for at, turn in enumerate(item.turns) if turn[0] == "user"]
+        for at in asked[1:]:
+            before, text, behind = item.turns[at - 1], item.turns[at][1], item.turns[at + 1]
+            if before[0] != "say" or _GOES_ON.search(text) or len(text.split()) > MAX_WORDS:
+                continue
+            if behind[0] == "call" and _ASKS_TO_CONFIRM.search(before[1]) and _AGREES.match(text):
+                yes.append(text)
+            elif behind[0] == "say" and _OFFERS.search(before[1]) and _DECLINES.match(text):
+                no.append(text)
+        text = item.turns[last][1]
+        if not _GOES_ON.search(text) and _ENDS.search(text) and len(text.split()) <= MAX_WORDS:
+            closing.append(text)
+    return Lines(tuple(yes), tuple(no), tuple(closing))
 
 
 def read(folder: Path, splits: Collection[str] = ("train", "dev", "test")) -> Iterator[Recorded]:

@@ -30,6 +30,8 @@ class Draw:
     last_kind: str = ""
     gone: set[str] = field(default_factory=set)
     """Reservations that a wish before may have cancelled."""
+    stays: float = 0.6
+    """How often a further wish is about the reservation of the wish before, if it fits."""
 
     @property
     def user(self) -> Json:
@@ -44,7 +46,7 @@ class Draw:
             if (
                 self.reservation_id is not None
                 and self.reservation_id in ids
-                and self.rng.random() < 0.6
+                and self.rng.random() < self.stays
             ):
                 ids = [self.reservation_id]
         else:

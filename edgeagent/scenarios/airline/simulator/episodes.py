@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -25,6 +25,8 @@ from edgeagent.scenarios.airline.simulator.goals import Goal
 from edgeagent.scenarios.airline.world import World
 
 Split: TypeAlias = Literal["train", "held_out"]
+DrawGoal: TypeAlias = Callable[[World, random.Random, bool], Goal]
+"""Makes a customer of a world; the last argument tells whether for evaluation."""
 
 EPISODES_PER_WORLD = 50
 N_FLIGHTS = 200
@@ -50,34 +52,46 @@ class Episode:
     world_seed: str
 
 
-def episodes(seed: int, n: int, split: Split) -> Iterator[Episode]:
-    """Yield `n` episodes; about 5 ms each on one core."""
+def episodes(
+    seed: int, n: int, split: Split, draw: DrawGoal = wanting.draw_goal
+) -> Iterator[Episode]:
+    """Yield `n` episodes of customers that `draw` makes; about 5 ms each on one core."""
     for start in range(0, n, EPISODES_PER_WORLD):
         world_seed = f"{split} {seed} {start // EPISODES_PER_WORLD}"
         world = make_world(world_seed, split)
         bench = Bench(world)
         for number in range(start, min(n, start + EPISODES_PER_WORLD)):
-            yield _playable(f"{split} {seed} {number}", world_seed, world, bench, split)
+            yield _playable(f"{split} {seed} {number}", world_seed, world, bench, split, draw)
 
 
-def _playable(seed: str, world_seed: str, world: World, bench: Bench, split: Split) -> Episode:
+def _playable(
+    seed: str, world_seed: str, world: World, bench: Bench, split: Split, draw: DrawGoal
+) -> Episode:
     """Play the episode, or its next namesake where the desk finds nothing to change.
 
     One wish in some thousands asks for what is already so, which the policy refuses.
     """
     for again in range(10):
         try:
-            return play(f"{seed} {again}" if again else seed, world_seed, world, bench, split)
+            name = f"{seed} {again}" if again else seed
+            return play(name, world_seed, world, bench, split, draw)
         except ToolRefused as refused:
             if refused.rule != Rule.NOTHING_TO_CHANGE:
                 raise
     raise AssertionError(f"ten wishes in a row change nothing: {seed}")
 
 
-def play(seed: str, world_seed: str, world: World, bench: Bench, split: Split) -> Episode:
+def play(
+    seed: str,
+    world_seed: str,
+    world: World,
+    bench: Bench,
+    split: Split,
+    draw: DrawGoal = wanting.draw_goal,
+) -> Episode:
     """Play one episode on a bench that holds the untouched world, and leave it untouched."""
     rng = random.Random(f"episode {seed}")
-    goal = wanting.draw_goal(world, rng, held_out=split == "held_out")
+    goal = draw(world, rng, split == "held_out")
     hard = rng.choices(HARD_TURNS, weights=HARD_WEIGHTS)[0]
     slips = SLIPS if split == "train" else 0.0
     desk = Desk(Customer(seed, goal), bench.act, seed, hard, slips)

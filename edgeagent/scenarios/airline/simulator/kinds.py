@@ -35,6 +35,16 @@ WEIGHTS: Mapping[str, float] = {
 }  # fmt: skip
 """How often each kind of wish is drawn."""
 
+READING: Mapping[str, float] = {
+    "lookup_overview": 4, "lookup_flights": 4, "lookup_passengers": 4, "lookup_bags": 2,
+    "lookup_payment": 3, "lookup_insurance": 1, "lookup_cabin": 1,
+    "profile_membership": 1, "profile_payment": 2, "profile_reservations": 2,
+    "profile_passengers": 1, "search": 2, "search_cheapest": 1,
+    "change_date": 2, "change_leg": 4, "upgrade": 4, "add_bags": 4, "passenger": 5, "cancel": 3,
+    "compensation_cancelled": 3,
+}  # fmt: skip
+"""How often each kind is drawn where a customer asks many things about one reservation."""
+
 ENDING = ("handoff", "scope_")
 """Kinds that end a conversation, so nothing is wished after them."""
 

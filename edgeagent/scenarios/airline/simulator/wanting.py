@@ -20,6 +20,7 @@ from edgeagent.scenarios.airline.simulator.kinds import (
     ELSEWHERE,
     ENDING,
     FLIGHT_KINDS,
+    READING,
     SILENT,
     WEIGHTS,
 )
@@ -61,6 +62,32 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
         forgot_user_id=rng.random() < 0.03,
         greets_first=rng.random() < 0.08,
     )
+
+
+def draw_round(world: World, rng: random.Random, held_out: bool) -> Goal:
+    """Draw a customer with five to eight wishes about one reservation, few of them carried out.
+
+    Whoever reads a record for one answer learns to find one thing in it; every further question
+    about the same record costs a few dozen tokens instead of a few hundred.
+    """
+    draw = Draw(world, rng, held_out, stays=1.0)
+    wishes: list[Wish] = []
+    n_wishes = rng.randrange(5, 9)
+    for _ in range(60):
+        kind = rng.choices(tuple(READING), weights=tuple(READING.values()))[0]
+        wish = None if kind in draw.seen else _draw_wish(draw, kind)
+        if wish is None:
+            continue
+        draw.seen.add(kind)
+        draw.last_kind = kind
+        keeps = kind in CONFIRMED and rng.random() < 0.7
+        wishes.append(replace(wish, declines=wish.declines or keeps))
+        draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
+        if kind == "cancel" and draw.reservation_id is not None:
+            draw.gone.add(draw.reservation_id)
+        if len(wishes) == n_wishes:
+            break
+    return Goal(draw.user_id, _in_messages(wishes, rng, held_out), held_out)
 
 
 def _in_messages(wishes: list[Wish], rng: random.Random, held_out: bool) -> tuple[Wish, ...]:
