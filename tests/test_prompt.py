@@ -220,6 +220,50 @@ def test_long_text_is_tokenized_in_one_go(vocabulary: Vocabulary) -> None:
     assert text in vocabulary.decode(made.tokens(told(text)))
 
 
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from([*PIECES, "a", " ", "\n", "<|im_", "end|>"]), max_size=6),
+        min_size=1,
+        max_size=5,
+    ),
+    source=st.sampled_from(TEMPLATES),
+)
+def test_what_was_tokenized_before_changes_nothing(
+    vocabulary: Vocabulary, texts: list[list[str]], source: str
+) -> None:
+    """A writer that knows the beginning of a text gives the tokens of one that knows nothing."""
+    knowing = writer(vocabulary, source)
+    said: list[UserMessage | CallMessage] = []
+    for parts in texts:
+        said.append(UserMessage("".join(parts)))
+        for conversation in (tuple(said), tuple(said[:1])):
+            prompt = Prompt(POLICY, TOOLS, conversation)
+            assert knowing.tokens(prompt) == writer(vocabulary, source).tokens(prompt)
+        said.append(CallMessage((Call("call_1", RESPOND, {"message": "".join(parts[:2])}),)))
+
+
+@pytest.mark.parametrize("source", TEMPLATES)
+def test_the_beginning_is_not_tokenized_again(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    encoded: list[str] = []
+    encode = Vocabulary.encode
+
+    def noted(self: Vocabulary, text: str, *, parse_special: bool) -> list[int]:
+        encoded.append(text)
+        return encode(self, text, parse_special=parse_special)
+
+    monkeypatch.setattr(Vocabulary, "encode", noted)
+    made = writer(vocabulary, source)
+    for text in ("first", "second"):
+        made.tokens(Prompt(POLICY, TOOLS, (UserMessage("Hello there."), UserMessage(text))))
+    assert ["Hello" in text for text in encoded] == [True, False]
+    assert "second" in encoded[1]
+
+
 def test_prefix_begins_every_prompt(vocabulary: Vocabulary) -> None:
     made = writer(vocabulary, NANO_TEMPLATE)
     prefix = made.prefix(POLICY, TOOLS)

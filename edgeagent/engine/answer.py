@@ -132,9 +132,9 @@ class Allowed:
         likeliest = tokens[np.argsort(-row[tokens], kind="stable")].tolist()
         return int(next(filter(self._copies, likeliest), likeliest[0]))
 
-    def is_close(self, row: NDArray[np.float32], distance: float) -> bool:
-        """Tell whether another token that may come is nearly as likely as the likeliest."""
-        near = np.flatnonzero(row > row[self.best(row)] - distance)
+    def is_close(self, row: NDArray[np.float32], best: int, distance: float) -> bool:
+        """Tell whether another token that may come is nearly as likely as `best`, the likeliest."""
+        near = np.flatnonzero(row > row[best] - distance)
         if near.size < 2:
             return False
         if near.size > FEW:

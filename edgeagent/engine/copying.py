@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 from edgeagent.engine.wire import Wire
 from edgeagent.manifest import Dialect
@@ -40,6 +40,8 @@ _WORD = frozenset(
 )
 _TAIL = re.compile(rb"[A-Za-z0-9_'&\x80-\xff-]*\Z")
 _STEERS = re.compile(rb'["\\]')
+_MAY_INVENT = re.compile(rb'["\\\\0-9]')
+"""What a piece of a reply, or the word before it, has where it may begin or end an id."""
 _DIGITS = frozenset(b"0123456789")
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _QUOTE, _BACKSLASH, _COLON, _BLANK = b'"\\: '
@@ -92,6 +94,7 @@ class Copying:
         self._ids = Words(codes.union(*map(_ids_of, self._said)))
         self._id_keys = frozenset(key.encode() for key in dialect.copied_ids)
         self._word_keys = frozenset(key.encode() for key in dialect.copied_words)
+        self._keys = self._id_keys | self._word_keys
         self._between = wire.between.encode()
         self._pieces = pieces
         self.restart()
@@ -131,7 +134,7 @@ class Copying:
             if not begun:
                 return _OUTSIDE
             self._head = None
-            place = replace(_OUTSIDE, last=_last_byte(self._between))
+            place = _Place(last=_last_byte(self._between))
         else:
             place = self._place
         return place.behind(piece)
@@ -141,7 +144,10 @@ class Copying:
         if self._head is not None:
             return True
         piece, place = self._pieces[token], self._place
-        if not place.is_value and _QUOTE not in piece:
+        if not place.is_value:
+            if _QUOTE not in piece:
+                return True
+        elif not (place.key in self._keys or _MAY_INVENT.search(place.word + piece)):
             return True
         for byte in piece:
             if place.is_value and not self._takes(place, byte):
@@ -170,9 +176,8 @@ class Copying:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where in the arguments the next byte comes."""
+class _Place(NamedTuple):
+    """Where in the arguments the next byte comes; one is made for almost every byte."""
 
     is_string: bool = False
     is_value: bool = False
@@ -206,16 +211,14 @@ class _Place:
                 is_value = self.last == _COLON
                 key = self.string if is_value else b""
                 return _Place(is_string=True, is_value=is_value, key=key)
-            return self if byte <= _BLANK else replace(self, last=byte)
+            return self if byte <= _BLANK else _Place(string=self.string, last=byte)
         if byte == _QUOTE and not self.is_escaped:
             return _Place(string=self.string, last=byte)
-        return replace(
-            self,
-            is_escaped=byte == _BACKSLASH and not self.is_escaped,
-            # Only keys are looked at again.
-            string=b"" if self.is_value else self.string + bytes((byte,)),
-            word=self.word + bytes((byte,)) if self.is_value and byte in _WORD else b"",
-        )
+        is_escaped = byte == _BACKSLASH and not self.is_escaped
+        if self.is_value:  # only keys are looked at again
+            word = self.word + bytes((byte,)) if byte in _WORD else b""
+            return _Place(True, True, is_escaped, key=self.key, word=word)
+        return _Place(True, False, is_escaped, string=self.string + bytes((byte,)))
 
 
 _OUTSIDE = _Place()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 SIZES = (1, 2, 3, 4, 8, 16)
 """Tokens per pass that are measured."""
@@ -108,23 +109,31 @@ def plan(costs: Costs, n_must: int, guesses: Sequence[Guess], room: int) -> Plan
     A right choice spares a pass of one token, a token forced after it is not read later; adding
     costs what the table says.
     """
-    room = min(room, max(0, MAX_PASS - n_must))
+    if n_must >= MAX_PASS:
+        return Plan(0, 0)
+    ms, padded = _by_size(costs)
+    room = min(room, MAX_PASS - n_must)
     best, gain = Plan(0, 0), 0.0
     spared, n_rows = 0.0, 0
-    base = costs.of(n_must)
-    later = (costs.of(8) - costs.of(1)) / 7
+    later = (ms[8] - ms[1]) / 7
     for n_guesses in range(min(len(guesses), room) + 1):
         if n_guesses:
             guess = guesses[n_guesses - 1]
-            spared += guess.chance * (costs.of(1) if guess.is_choice else later)
+            spared += guess.chance * (ms[1] if guess.is_choice else later)
             n_rows += guess.is_choice
         n = n_must + n_guesses
-        size = costs.padded(n)
-        size = size if size - n_must <= room else n
-        now = spared - (costs.of(size) + n_rows * costs.row_ms - base)
+        size = padded[n] if padded[n] - n_must <= room else n
+        now = spared - (ms[size] + n_rows * costs.row_ms - ms[n_must])
         if now > gain + 1e-9:
             best, gain = Plan(n_guesses, size - n), now
     return best
+
+
+@lru_cache(maxsize=4)
+def _by_size(costs: Costs) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return cost and cheapest size for every number of tokens up to `MAX_PASS`; [0] is unused."""
+    sizes = range(1, MAX_PASS + 1)
+    return (0.0, *map(costs.of, sizes)), (0, *map(costs.padded, sizes))
 
 
 def pays(costs: Costs) -> bool:

@@ -227,15 +227,15 @@ class Decoder:
             if step.copying is not None:
                 step.copying.read(step.answer.tokens)
             allowed = Allowed(step.answer.matcher, len(row), step.copying)
-            if not ahead.is_exact and allowed.is_close(row, ahead.close):
+            token = allowed.best(row)
+            if not ahead.is_exact and allowed.is_close(row, token, ahead.close):
                 row = ahead.exact_row()
+                token = allowed.best(row)
             if step.reader is not None and step.verdict is None:
                 token = self._consult(step, step.reader, row, allowed)
                 if token == AGAIN:
                     row = yield from self._again(step)
                     continue
-            else:
-                token = allowed.best(row)
             step.n_sampled += 1
             ahead.write(step.answer.take(token))
             if is_stuck(step.answer.tokens):

@@ -42,6 +42,7 @@ _KEYWORDS = frozenset({
     "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions", "prefixItems", "patternProperties",
     "nullable", "deprecated", "uniqueItems", "minProperties", "maxProperties", "$schema",
 })  # fmt: skip
+_spelled = json.JSONEncoder(ensure_ascii=False).encode
 _PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 """Characters that mean nothing by themselves, planes 15 and 16."""
 _BY_NAME = frozenset({"properties", "$defs", "definitions", "patternProperties"})
@@ -69,9 +70,12 @@ class PromptWriter:
         self._wire = wire
         self._dialect = dialect
         self._alphabet = sorted({c for text in vocabulary.special for c in text if _hides(c)})
-        self._any_special = _overlapping(vocabulary.special)
-        self._any_ungated = _overlapping(vocabulary.user_defined)
+        self._any_special = _finder(vocabulary.special)
+        self._any_ungated = _finder(vocabulary.user_defined)
         self._desk = _Desk()
+        self._cuts = frozenset(vocabulary.special.values()) - vocabulary.strips_right
+        self._last = b"", list[int]()
+        """The last text and its tokens, whose pieces are the text."""
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """Return the prompt's tokens, ending where the model begins to write.
@@ -129,8 +133,9 @@ class PromptWriter:
 
     def tokenize(self, rendering: Rendering) -> list[int]:
         """Return the tokens of a rendering; only the template's own text forms special ones."""
-        if self._spans(rendering.text) == self._spans(rendering.disguised):
-            return self._vocabulary.encode(rendering.text, parse_special=True)
+        spans = self._spans(rendering.disguised)
+        if self._spans(rendering.text) == spans:
+            return self._whole(rendering.text, spans)
         tokens: list[int] = []
         for part in self._parts(rendering.disguised):
             if isinstance(part, int):
@@ -138,6 +143,38 @@ class PromptWriter:
             else:
                 tokens += self._plain(rendering.text[part.start : part.stop])
         return tokens
+
+    def _whole(self, text: str, spans: Sequence[tuple[int, str]]) -> list[int]:
+        """Tokenize text in which every special token is meant as one.
+
+        What stands behind a special token is split by itself, so a text that begins like the last
+        one has the same tokens up to a special token in what they share.
+        """
+        raw = text.encode("utf-8", "replace")
+        n_bytes, n_tokens = self._known(raw)
+        cut = len(raw[:n_bytes].decode())
+        if any(at < cut < at + len(special) for at, special in spans):
+            cut = n_tokens = 0
+        rest = self._vocabulary.encode(text[cut:], parse_special=True)
+        tokens = self._last[1][:n_tokens] + rest
+        # Where pieces are not the text, as with blanks that are put in front, all is new.
+        is_text = b"".join(self._vocabulary.pieces[token] for token in tokens) == raw
+        self._last = (raw, tokens) if is_text else (b"", [])
+        return tokens
+
+    def _known(self, raw: bytes) -> tuple[int, int]:
+        """Return how many bytes and tokens of the last text the new one can take over."""
+        last, tokens = self._last
+        n_same = n_shared(last, raw)
+        pieces, cuts = self._vocabulary.pieces, self._cuts
+        at, found = 0, (0, 0)
+        for number, token in enumerate(tokens, start=1):
+            at += len(pieces[token])
+            if at > n_same:
+                break
+            if token in cuts:
+                found = at, number
+        return found
 
     def _disguise(self, texts: Iterable[str]) -> Disguise:
         # Customers may write private characters too; stand-ins are some that nobody used here.
@@ -214,9 +251,7 @@ class PromptWriter:
         return plain
 
     def _spans(self, text: str) -> list[tuple[int, str]]:
-        if self._any_special is None:
-            return []
-        return [(m.start(), m[1]) for m in self._any_special.finditer(text)]
+        return [(m.start(), m[0]) for m in _found(self._any_special, text)]
 
     def _parts(self, disguised: str) -> list[int | slice]:
         """Cut at the template's own special tokens, the longest first, as llama.cpp does."""
@@ -259,7 +294,7 @@ class PromptWriter:
     def _cut(self, text: str) -> Iterator[str]:
         """Cut inside every spelling of a token that llama.cpp would find regardless."""
         start = 0
-        for match in self._any_ungated.finditer(text) if self._any_ungated else ():
+        for match in _found(self._any_ungated, text):
             if match.start() >= start:
                 yield text[start : match.start() + 1]
                 start = match.start() + 1
@@ -409,12 +444,30 @@ def _hides(char: str) -> bool:
     return not char.isspace() and char not in "\"'\\"
 
 
-def _overlapping(texts: Mapping[str, int]) -> re.Pattern[str] | None:
-    """Find every place where one of the texts stands, the longest where several do."""
-    if not texts:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Finder:
+    """Finds texts, the longest of those that begin at a place."""
+
+    first: re.Pattern[str]
+    """Their first characters: what a search passes over quickly is all others."""
+    whole: re.Pattern[str]
+
+
+def _finder(texts: Iterable[str]) -> _Finder | None:
     longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))")
+    if not longest_first:
+        return None
+    first = "".join(sorted({re.escape(text[0]) for text in longest_first}))
+    return _Finder(re.compile(f"[{first}]"), re.compile("|".join(map(re.escape, longest_first))))
+
+
+def _found(finder: _Finder | None, text: str) -> Iterator[re.Match[str]]:
+    """Yield every place where one of the texts stands, overlapping ones too."""
+    if finder is None:
+        return
+    for candidate in finder.first.finditer(text):
+        if match := finder.whole.match(text, candidate.start()):
+            yield match
 
 
 def _leaves(value: Json) -> Iterator[str]:
@@ -445,7 +498,7 @@ def strings_of(messages: Iterable[Message]) -> Iterator[str]:
             case CallMessage(calls):
                 for call in calls:
                     yield call.name
-                    yield json.dumps(call.arguments, ensure_ascii=False)
+                    yield _spelled(call.arguments)
             case ResultMessage(_, name, content):
                 yield name
                 yield content
