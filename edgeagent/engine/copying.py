@@ -40,7 +40,7 @@ _WORD = frozenset(
 )
 _TAIL = re.compile(rb"[A-Za-z0-9_'&\x80-\xff-]*\Z")
 _STEERS = re.compile(rb'["\\]')
-_MAY_INVENT = re.compile(rb'["\\\\0-9]')
+_MAY_INVENT = re.compile(rb'["\\0-9]')
 """What a piece of a reply, or the word before it, has where it may begin or end an id."""
 _DIGITS = frozenset(b"0123456789")
 _LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
