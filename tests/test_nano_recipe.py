@@ -465,6 +465,20 @@ def test_a_build_gives_back_the_checkpoint_that_it_was_made_from(tmp_path: Path)
     assert right > 0.4
 
 
+def test_an_average_lies_between_its_checkpoints(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from models.nano.average import average
+
+    for name, value, shape in (("a", 1.0, 2), ("b", 4.0, 2), ("odd", 4.0, 3)):
+        state = {"model": {"w": torch.full((shape,), value)}, "shape": {"d": shape}, "step": name}
+        torch.save(state, tmp_path / name)
+    made = average([tmp_path / "a", tmp_path / "b"])
+    assert made["model"]["w"].tolist() == [2.5, 2.5]
+    assert made["step"] == "b"
+    with pytest.raises(ValueError, match="different shapes"):
+        average([tmp_path / "a", tmp_path / "odd"])
+
+
 def test_training_learns_and_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from models.nano import train

@@ -110,18 +110,10 @@ def change_passenger(desk: Desk) -> Utterance:
     found = _live_reservation(desk)
     change = desk.ask("new_passenger", "ask_new_passenger")
     new = {key: change["new"][key] for key in ("first_name", "last_name", "dob")}
-    is_replaced = [
-        change["old"] is None or _is_named(passenger, change["old"])
+    passengers = [
+        new if change["old"] is None or _is_named(passenger, change["old"]) else passenger
         for passenger in found["passengers"]
     ]
-    passengers = [
-        new if is_new else passenger
-        for is_new, passenger in zip(is_replaced, found["passengers"], strict=True)
-    ]
-    desk.think(
-        f"passengers {wording.counted(found['passengers'])}; "
-        f"{is_replaced.index(True) + 1} becomes {new['first_name']} {new['last_name']}"
-    )
     reservation_id = found["reservation_id"]
     names = wording.people(passengers)
     told = {"reservation_id": reservation_id, "passengers": wording.people_and_births(passengers)}
