@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from edgeagent.engine.client import Prompt, StepDone
-from edgeagent.engine.prompt import Disguise, PromptWriter, Rendering, strings_of
+from edgeagent.engine.disguise import Disguise
+from edgeagent.engine.prompt import PromptWriter, Rendering, strings_of
 from edgeagent.engine.template import Template
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import ID_SLOT, Wire
