@@ -15,7 +15,16 @@ from functools import partial
 from itertools import pairwise
 from random import Random
 
-from edgeagent.messages import RESPOND, THINK, CallMessage, ResultMessage, Tool, UserMessage
+from edgeagent.messages import (
+    RESPOND,
+    THINK,
+    CallMessage,
+    ResultMessage,
+    Tool,
+    ToolKind,
+    UserMessage,
+)
+from edgeagent.scenarios.airline import backend
 from edgeagent.scenarios.airline.names import FIRST_NAMES, LAST_NAMES
 from edgeagent.scenarios.airline.simulator import wanting
 from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episodes
@@ -27,13 +36,8 @@ DRILLED = ("book", "add_bags", "passenger", "upgrade", "change_")
 """Beginnings of the kinds of wishes that end in a write with many arguments."""
 CONFIRMING = ("confirm_", "offer_certificate")
 """Beginnings of the replies that ask for a yes or no."""
-WRITES = frozenset(
-    {
-        "book_reservation", "cancel_reservation", "send_certificate",
-        "update_reservation_baggages", "update_reservation_flights",
-        "update_reservation_passengers",
-    }
-)  # fmt: skip
+WRITES = frozenset(tool.name for tool in backend.description().tools if tool.kind is ToolKind.WRITE)
+"""Tools that a yes sets off."""
 SHARE_RECORDED = 0.45
 """Of those answers and of the goodbyes, those that are said in recorded words."""
 SHARE_RENAMED = 0.6

@@ -43,12 +43,7 @@ def draw_goal(world: World, rng: random.Random, held_out: bool) -> Goal:
             if wishes and rng.random() < 0.2:
                 break
             continue
-        draw.seen.add(kind)
-        draw.last_kind = kind
-        wishes.append(wish)
-        draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
-        if kind == "cancel" and draw.reservation_id is not None:
-            draw.gone.add(draw.reservation_id)
+        wishes.append(_taken(draw, wish))
         if kind.startswith(ENDING):
             break
     is_wrong = rng.random() < 0.06
@@ -78,16 +73,21 @@ def draw_round(world: World, rng: random.Random, held_out: bool) -> Goal:
         wish = None if kind in draw.seen else _draw_wish(draw, kind)
         if wish is None:
             continue
-        draw.seen.add(kind)
-        draw.last_kind = kind
         keeps = kind in CONFIRMED and rng.random() < 0.7
-        wishes.append(replace(wish, declines=wish.declines or keeps))
-        draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
-        if kind == "cancel" and draw.reservation_id is not None:
-            draw.gone.add(draw.reservation_id)
+        wishes.append(_taken(draw, replace(wish, declines=wish.declines or keeps)))
         if len(wishes) == n_wishes:
             break
     return Goal(draw.user_id, _in_messages(wishes, rng, held_out), held_out)
+
+
+def _taken(draw: Draw, wish: Wish) -> Wish:
+    """Return the wish, after noting what the next ones have to know of it."""
+    draw.seen.add(wish.kind)
+    draw.last_kind = wish.kind
+    draw.reservation_id = wish.facts.get("reservation_id", draw.reservation_id)
+    if wish.kind == "cancel" and draw.reservation_id is not None:
+        draw.gone.add(draw.reservation_id)
+    return wish
 
 
 def _in_messages(wishes: list[Wish], rng: random.Random, held_out: bool) -> tuple[Wish, ...]:
