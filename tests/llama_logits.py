@@ -16,9 +16,12 @@ from pathlib import Path
 import llama_cpp as lc
 import numpy as np
 
+from edgeagent.engine import amx
+
 
 def main() -> None:
     path, out, text_file, *tokens = sys.argv[1:]
+    amx.shut_out()
     lc.llama_backend_init()
     model = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
     vocab = lc.llama_model_get_vocab(model)

@@ -30,6 +30,7 @@ FLOORS = (
         "hub",
         "reach",
         "link",
+        "kernel_filter",
         "no_internet",
     ),
     ("calls", "engine"),

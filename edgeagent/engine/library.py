@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 
 from edgeagent import gguf_header
-from edgeagent.engine import memory
+from edgeagent.engine import amx, memory
 from edgeagent.engine.context import N_BATCH, Context
 from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.tables import K_TYPES, Setting, Table, untuned
@@ -146,7 +146,8 @@ def load_weights(path: Path, *, is_mapped: bool = True, repacks: bool = True) ->
     """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0
-    params.use_extra_bufts = repacks
+    # Without its other layouts llama.cpp uses no tiles either.
+    params.use_extra_bufts = amx.shut_out() and repacks
     if not is_mapped:
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     _complaints.clear()
