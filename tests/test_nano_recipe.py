@@ -55,7 +55,7 @@ def test_the_prompt_is_the_format_that_the_runtime_expects() -> None:
         '{"name": "FindRestaurants", "arguments": {"cuisine": "Thai", "city": "Palo Alto"}}\n'
         "</tool_call><|im_end|>\n"
         "<|im_start|>user\n<tool_response>\n"
-        "[{restaurant_name Green Elephant, city Palo Alto}]\n"
+        "[1: 1 {restaurant_name Green Elephant, city Palo Alto}]\n"
         "</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
     )
@@ -65,8 +65,32 @@ def test_the_prompt_is_the_format_that_the_runtime_expects() -> None:
 def test_a_result_is_read_without_the_quotes_of_its_json(separators: tuple[str, str]) -> None:
     told = {"cabin": "economy", "bags": 2, "legs": [{"no": "HAT085", "time": "10:30"}], "who": None}
     text = render([result(json.dumps({**told, "ids": ["A", "B"]}, separators=separators))])
-    flat = text.replace("},{", "}, {")
-    assert "{cabin economy, bags 2, legs [{no HAT085, time 10:30}], who null, ids [A, B]}" in flat
+    legs = "legs [1: 1 {no HAT085, time 10:30}]"
+    assert f"{{cabin economy, bags 2, {legs}, who null, ids [A, B]}}" in text
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        ([{"no": 7}, {"no": 8}, {"no": 9}], "[3: 1 {no 7}, 2 {no 8}, 3 {no 9}]"),
+        ([], "[]"),
+        # Of a connection, each flight.
+        ([[{"no": 7}, {"no": 8}], [{"no": 9}]], "[[2: 1 {no 7}, 2 {no 8}], [1: 1 {no 9}]]"),
+        # Two lists side by side, and a mapping between them, which is no list.
+        (
+            {"a": [{"no": 7}], "ways": {"x": {"n": 1}, "y": {"n": 2}}, "b": [{"no": 8}, {"no": 9}]},
+            "{a [1: 1 {no 7}], ways {x {n 1}, y {n 2}}, b [2: 1 {no 8}, 2 {no 9}]}",
+        ),
+    ],
+)
+def test_the_records_of_a_list_are_counted_and_numbered(
+    told: object, read: str, separators: tuple[str, str]
+) -> None:
+    text = render([result(json.dumps(told, separators=separators))])
+    assert f"\n{read}\n" in text.replace("},y", "}, y").replace("],b", "], b").replace(
+        "],[", "], ["
+    )
 
 
 def test_a_result_that_is_no_json_is_read_as_it_is() -> None:

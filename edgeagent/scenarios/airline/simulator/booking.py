@@ -140,8 +140,8 @@ def _note_basket(
     steps, n_paid = f"passengers {wording.counted(passengers)}; paid bags 0", 0
     if n_bags:
         steps, n_paid = count_bags(membership, cabin, passengers, n_bags)
-    prices = "; ".join(f"price {f['flight_number']} {f['prices'][cabin]}" for f in flights)
-    desk.think(f"bags {n_bags}; {steps}; insurance {desk.slots['insurance']}; {prices}")
+    prices = wording.numbered(f"{f['flight_number']} {f['prices'][cabin]}" for f in flights)
+    desk.think(f"bags {n_bags}; {steps}; insurance {desk.slots['insurance']}; prices {prices}")
     return n_paid
 
 

@@ -27,11 +27,11 @@ def change_flight(desk: Desk) -> Utterance:
     day = records.date(desk, "ask_new_date")
     trip = {"origin": old["origin"], "destination": old["destination"], "date": day}
     n_passengers = len(found["passengers"])
-    new = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")[0]
-    price = new["prices"][found["cabin"]]
-    _note_prices(desk, [(new, price)], [old], found)
-    difference = _difference(desk, [price], [old["price"]], n_passengers)
-    flights = [*found["flights"][:at], new, *found["flights"][at + 1 :]]
+    chosen = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")
+    prices = [flight["prices"][found["cabin"]] for flight in chosen]
+    _note_prices(desk, list(zip(chosen, prices, strict=True)), [old], found)
+    difference = _difference(desk, prices, [old["price"]], n_passengers)
+    flights = [*found["flights"][:at], *chosen, *found["flights"][at + 1 :]]
     segments = [{"flight_number": f["flight_number"], "date": f["date"]} for f in flights]
     return _update_flights(
         desk, found, found["cabin"], segments, difference, "confirm_flights",
@@ -143,7 +143,7 @@ def cancel(desk: Desk) -> Utterance:
     is_allowed = is_free or (found["insurance"] == "yes" and reason in COVERED)
     made = "within 24 hours" if is_recent else "more than 24 hours ago"
     desk.think(
-        f"made {found['created_at']}, {made}; flights {', '.join(found_statuses)}; "
+        f"made {found['created_at']}, {made}; flights {wording.numbered(found_statuses)}; "
         f"cabin {wording.cabin(found['cabin'])}; insurance {found['insurance']}; "
         f"reason {_REASONS.get(reason, 'other')}; {'can' if is_allowed else 'cannot'} be cancelled"
     )
@@ -170,7 +170,7 @@ def compensate(desk: Desk) -> Utterance:
         or found["cabin"] == "business"
     )
     cabin = wording.cabin(found["cabin"])
-    statuses = ", ".join(segment["status"] for segment in found["flights"])
+    statuses = wording.numbered(segment["status"] for segment in found["flights"])
     desk.think(
         f"flights {statuses}; membership {user['membership']}; cabin {cabin}; "
         f"insurance {found['insurance']}; passengers {wording.counted(found['passengers'])}; "
@@ -209,9 +209,9 @@ def _difference(desk: Desk, new: list[int], old: list[int], n_passengers: int) -
 
 def _note_prices(desk: Desk, new: list[tuple[Json, int]], old: list[Json], found: Json) -> None:
     """Note the prices that a change is worked out from."""
-    steps = [f"new {flight['flight_number']} {price}" for flight, price in new]
-    steps += [f"old {segment['flight_number']} {segment['price']}" for segment in old]
-    desk.think("; ".join((*steps, f"passengers {wording.counted(found['passengers'])}")))
+    came = wording.numbered(f"{flight['flight_number']} {price}" for flight, price in new)
+    went = wording.numbered(f"{segment['flight_number']} {segment['price']}" for segment in old)
+    desk.think(f"new {came}; old {went}; passengers {wording.counted(found['passengers'])}")
 
 
 def _change_payment(desk: Desk, user: Json) -> str:

@@ -39,9 +39,14 @@ def people(passengers: Iterable[Json]) -> str:
     return join_words(f"{p['first_name']} {p['last_name']}" for p in passengers)
 
 
-def counted(passengers: Iterable[Json]) -> str:
+def numbered(items: Iterable[object]) -> str:
     """Return `1 Ana, 2 Bo`: a small model counts by numbering, not at a glance."""
-    return ", ".join(f"{i} {p['first_name']}" for i, p in enumerate(passengers, start=1))
+    return ", ".join(f"{i} {item}" for i, item in enumerate(items, start=1))
+
+
+def counted(passengers: Iterable[Json]) -> str:
+    """Return the first names, numbered."""
+    return numbered(passenger["first_name"] for passenger in passengers)
 
 
 def people_and_births(passengers: Iterable[Json]) -> str:
