@@ -59,7 +59,7 @@ def _from_the_second(messages: Iterable[Message]) -> tuple[Message, ...]:
     return tuple(found)
 
 
-def lessons(folder: Path, rng: Random, n_copies: int = 4) -> Iterator[Dialogue]:
+def lessons(folder: Path, rng: Random, n_copies: int = 10) -> Iterator[Dialogue]:
     """Yield every free conversation as it is and `n_copies` times with other names and ids."""
     for dialogue in dialogues(folder):
         yield dialogue
