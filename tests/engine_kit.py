@@ -137,6 +137,13 @@ def take(made: Engine, what: Prompt, how: StepRule | None = None) -> StepDone:
     return done
 
 
+def forced(matcher: LLMatcher) -> list[int]:
+    """Consume and return the tokens that the grammar leaves no choice about."""
+    run = [] if matcher.is_stopped() else matcher.compute_ff_tokens()
+    assert matcher.consume_tokens(run)
+    return run
+
+
 def completes(matcher: LLMatcher, tokens: Sequence[int]) -> bool:
     """Tell whether the tokens lead to a complete answer, by consuming every one of them."""
     state = matcher.deep_copy()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeagent import manifest, paths
-from edgeagent.engine.answer import Answer, forced, is_stuck
+from edgeagent.engine.answer import Answer, is_stuck
 from edgeagent.engine.client import Prompt, StepDone, StepRule
 from edgeagent.engine.context import Context
 from edgeagent.engine.copying import Copying
@@ -22,6 +22,7 @@ from edgeagent.engine.drafts import Lookup, Odds, guess
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.prefix import PrefixStore
 from edgeagent.engine.prompt import PromptWriter
+from edgeagent.engine.state import State
 from edgeagent.engine.tables import Setting
 from edgeagent.engine.template import Template
 from edgeagent.engine.wire import HERMES
@@ -93,18 +94,18 @@ class Pair:
     def plain(
         self, asked: list[int], how: StepRule, n_kept: int = 0, copying: Copying | None = None
     ) -> str:
-        """Write the answer one token per pass, the forced ones too.
+        """Write the answer one token per pass, the forced ones too, and ask the grammar each time.
 
         The first `n_kept` tokens of the prompt stay as they were read before. What `copying` does
         not take is struck from the mask, unless nothing is left then.
         """
         context, vocabulary = self.context, self.context.vocabulary
-        matcher = self.grammars.matcher(how.offered)
-        tokens = forced(matcher)
+        state = State(self.grammars.matcher(how.offered))
+        tokens = state.force()
         opening = self.grammars.opening(how.offered, tokens)
         assert opening is not None
         budget = max(how.max_tokens, len(tokens) + len(opening))
-        answer = Answer(matcher, tokens, opening, budget, self.grammars.closer, vocabulary.ends)
+        answer = Answer(state, tokens, opening, budget, self.grammars.closer, vocabulary.ends)
         context.keep(n_kept)
         for at in range(n_kept, len(asked), 100):
             assert context.decode(asked[at : at + 100], logits=at + 100 >= len(asked))
@@ -113,7 +114,7 @@ class Pair:
             for token in answer.tokens[n_read:]:
                 assert context.decode([token], logits=True)
             n_read = len(answer.tokens)
-            mask = answer.matcher.compute_bitmask()
+            mask = answer.state.matcher.compute_bitmask()
             if copying is not None:
                 copying.read(answer.tokens)
                 mask = copied(mask, copying, len(vocabulary.pieces)) or mask
@@ -387,18 +388,17 @@ def test_the_grammar_cuts_a_guess_that_it_forbids(pair: Pair) -> None:
     encode = pair.context.vocabulary.encode
     grammars = Grammars(pair.context.vocabulary, HERMES, "one")
     grammars.use(DATED)
-    matcher = grammars.matcher(frozenset({"pay"}))
+    state = grammars.state(frozenset({"pay"}))
     head = '<tool_call>\n{"name": "pay", "arguments": {"card": "card_'
     written = encode(head, parse_special=True)
-    assert matcher.try_consume_tokens(written) == len(written)
+    assert state.take_all(written)
     odds, ends = Odds(), pair.context.vocabulary.ends
     for tail, n_least in (("abcd", 0), ("12", 2), ("1234", 4)):
         lookup = Lookup()
         lookup.follow(encode(f'"card": "card_{tail}", and then ', parse_special=False) + written)
-        found = guess(lookup, odds, matcher, ends, 12)
-        state = matcher.deep_copy()
+        found = guess(lookup, odds, state, ends, 12)
         tokens = [g.token for g in found]
-        assert state.try_consume_tokens(tokens) == len(tokens)
+        assert state.matcher.validate_tokens(tokens) == len(tokens)
         assert sum(g.is_choice for g in found) >= n_least
         assert tail == "abcd" or found
         if tail == "abcd":

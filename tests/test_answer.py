@@ -9,14 +9,15 @@ import pytest
 from jsonschema import Draft202012Validator
 from llguidance import LLMatcher
 
-from edgeagent.engine.answer import Allowed, Answer, forced
+from edgeagent.engine.answer import Allowed, Answer
 from edgeagent.engine.closing import Closer
 from edgeagent.engine.grammar import LONGEST_CALL, Grammars, Mode
 from edgeagent.engine.shape import is_plain
+from edgeagent.engine.state import State
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import HERMES, Wire
 from edgeagent.messages import DEFER, Json
-from tests.engine_kit import NAMES, TOOLS, completes, opened
+from tests.engine_kit import NAMES, TOOLS, completes, forced, opened
 from tests.test_grammar import ENFORCEABLE, MISTRAL
 
 
@@ -46,13 +47,19 @@ class Slow:
             elif len(self.plan) <= room and completes(trial, self.plan):
                 plan = self.plan
             else:
-                plan = closer.plan(trial, room)
+                plan = self.searched(trial, run, room, closer)
         if plan is None:
             self.tokens += self.plan
             self.is_done = True
             return
         self.matcher, self.plan, self.is_done = trial, plan, trial.is_stopped()
         self.tokens += run
+
+    def searched(
+        self, trial: LLMatcher, run: list[int], room: int, closer: Closer
+    ) -> list[int] | None:
+        """Return a plan for behind the run."""
+        return closer.plan(trial, room)
 
 
 def draw(rng: random.Random, matcher: LLMatcher, vocabulary: Vocabulary) -> int:
@@ -73,13 +80,14 @@ def test_plans_that_were_not_searched_for_change_no_answer(
     n_cut = 0
     for seed in range(60):
         rng = random.Random(seed)
-        matcher = made.matcher(NAMES)
+        state, matcher = made.state(NAMES), made.matcher(NAMES)
         tokens = forced(matcher)
+        assert state.force() == tokens
         plan = made.opening(NAMES - {DEFER}, tokens)
         assert plan is not None
         budget = max(rng.choice([20, 40, 80, 160, 320]), len(tokens) + len(plan))
-        fast = Answer(matcher, list(tokens), plan, budget, made.closer, vocabulary.ends)
-        slow = Slow(matcher.deep_copy(), list(tokens), plan, budget)
+        fast = Answer(state, list(tokens), plan, budget, made.closer, vocabulary.ends)
+        slow = Slow(matcher, list(tokens), plan, budget)
         while not slow.is_done:
             token = draw(rng, slow.matcher, vocabulary)
             slow.take(token, bare, vocabulary.ends)
@@ -133,7 +141,7 @@ def test_asking_for_a_token_says_what_the_whole_mask_says(
             continue
         mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         bits = np.unpackbits(mask, bitorder="little")[: vocabulary.n_tokens].astype(bool)
-        allowed = Allowed(matcher, vocabulary.n_tokens)
+        allowed = Allowed(State(matcher), vocabulary.n_tokens)
         assert [allowed.has(token) for token in range(vocabulary.n_tokens)] == bits.tolist()
         assert allowed.tokens().tolist() == np.flatnonzero(bits).tolist()
         n_ends += bool(bits[list(vocabulary.ends)].any())

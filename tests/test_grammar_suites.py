@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeagent import calls
-from edgeagent.engine.answer import Answer, forced
+from edgeagent.engine.answer import Answer
 from edgeagent.engine.grammar import Grammars
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import HERMES, read_calls
@@ -54,14 +54,14 @@ def compiled(vocabulary: Vocabulary, odd: Tool) -> Grammars | None:
 
 def walk(vocabulary: Vocabulary, made: Grammars, rng: random.Random, budget: int) -> str:
     """Return a call of which every free token was drawn."""
-    matcher = made.matcher(NAME)
-    tokens = forced(matcher)
+    state = made.state(NAME)
+    tokens = state.force()
     plan = made.opening(NAME, tokens)
     assert plan is not None
     budget = max(budget, len(tokens) + len(plan))
-    answer = Answer(matcher, tokens, plan, budget, made.closer, vocabulary.ends)
+    answer = Answer(state, tokens, plan, budget, made.closer, vocabulary.ends)
     while not answer.is_done:
-        mask = np.frombuffer(answer.matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.frombuffer(answer.state.matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: vocabulary.n_tokens])
         answer.take(int(rng.choice(allowed)))
     assert len(answer.tokens) <= budget

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from edgeagent.engine import drafts
 from edgeagent.engine.context import N_BATCH, Context
 from edgeagent.engine.costs import DRIFT, MAX_PASS, Costs, Guess, plan
+from edgeagent.engine.state import State
 
 
 class Cancelled(Exception):
@@ -75,10 +75,10 @@ class Ahead:
         while self._n_read < min(len(log), len(text)) and log[self._n_read] == text[self._n_read]:
             self._n_read += 1
 
-    def row(self, matcher: LLMatcher | None) -> NDArray[np.float32]:
+    def row(self, state: State | None) -> NDArray[np.float32]:
         """Return the logits after the last token written; valid until the next call.
 
-        Reads what the context lacks. `matcher` is the grammar's state after that token, which
+        Reads what the context lacks. `state` is the grammar's after that token, which
         guesses are checked against; None guesses nothing.
 
         Raises:
@@ -91,7 +91,7 @@ class Ahead:
             self._settle()
             self._n_read = self._context.keep(min(self._n_read, last))
             self._n_exact = min(self._n_exact, self._n_read)
-            self._read(self._text[self._n_read :], matcher)
+            self._read(self._text[self._n_read :], state)
         return self._context.logits(last - self._first)
 
     def exact_row(self) -> NDArray[np.float32]:
@@ -117,11 +117,11 @@ class Ahead:
         self._context.keep(self._n_read)
         return self._n_drafted, self._n_accepted
 
-    def _read(self, tokens: list[int], matcher: LLMatcher | None) -> None:
+    def _read(self, tokens: list[int], state: State | None) -> None:
         while len(tokens) > N_BATCH:
             self._pass(tokens[:N_BATCH], ())
             tokens = tokens[N_BATCH:]
-        guesses, n_padding = self._more(len(tokens), matcher)
+        guesses, n_padding = self._more(len(tokens), state)
         whole = tokens + [guess.token for guess in guesses] + tokens[-1:] * n_padding
         choices = [len(tokens) + i for i, guess in enumerate(guesses) if guess.is_choice]
         # A row is read where something is chosen: before each guess, and after the last.
@@ -130,14 +130,14 @@ class Ahead:
         self._n_drafted += len(guesses)
         self._pass(whole, places)
 
-    def _more(self, n: int, matcher: LLMatcher | None) -> tuple[Sequence[Guess], int]:
+    def _more(self, n: int, state: State | None) -> tuple[Sequence[Guess], int]:
         """Return the guesses worth reading after `n` tokens, and how many to fill up with."""
         if self._costs is None:
             return (), 0
         guesses: list[Guess] = []
-        if matcher is not None and n < MAX_PASS:
+        if state is not None and n < MAX_PASS:
             guesses = drafts.guess(
-                self._lookup, self._odds, matcher, self._context.vocabulary.ends, MAX_PASS - n
+                self._lookup, self._odds, state, self._context.vocabulary.ends, MAX_PASS - n
             )
         room = self._context.n_ctx - len(self._context.log) - n
         made = plan(self._costs, n, guesses, room)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from edgeagent.engine.closing import Closer
 from edgeagent.engine.copying import Copying
-from edgeagent.errors import EngineError
+from edgeagent.engine.state import State
 
 FEW = 8
 """Tokens that are asked for one by one; beyond, all are computed at once."""
@@ -32,20 +31,20 @@ class Answer:
 
     def __init__(
         self,
-        matcher: LLMatcher,
+        state: State,
         tokens: list[int],
         plan: list[int],
         budget: int,
         closer: Closer,
         ends: Collection[int],
     ) -> None:
-        """Go on from `tokens`, which `matcher` has consumed."""
+        """Go on from `tokens`, which `state` is behind."""
         assert len(tokens) + len(plan) <= budget, (len(tokens), len(plan), budget)
-        self.matcher = matcher
+        self.state = state
         self.tokens = tokens
         self.plan = plan
         self.budget = budget
-        self.is_done = matcher.is_stopped()
+        self.is_done = state.is_stopped
         self._closer = closer
         self._ends = ends
 
@@ -58,19 +57,19 @@ class Answer:
         if token in self._ends:
             self.is_done = True
             return []
-        if not self.matcher.consume_token(token):
+        if not self.state.take(token):
             return self.close()
-        run = [token, *forced(self.matcher)]
+        run = [token, *self.state.force()]
         rest = self._rest(run)
         if rest is None:
             return self.close()
         self.plan = rest
         self.tokens += run
-        self.is_done = self.matcher.is_stopped()
+        self.is_done = self.state.is_stopped
         return run
 
     def close(self) -> list[int]:
-        """End the answer by its plan; return what was written. The matcher is of no more use."""
+        """End the answer by its plan; return what was written. The state is of no more use."""
         run = self.plan
         self.tokens += run
         self.plan, self.is_done = [], True
@@ -78,16 +77,18 @@ class Answer:
 
     def _rest(self, run: list[int]) -> list[int] | None:
         room = self.budget - len(self.tokens) - len(run)
-        if room < 0 or self.matcher.is_error():
+        if room < 0:
             return None
+        if self.state.is_stopped:
+            return None if self.state.is_broken else []
         if self.plan[: len(run)] == run:
             return self.plan[len(run) :]
         # Inside a string the old plan closes the longer one too.
-        if len(self.plan) <= room and self._closer.ends(self.matcher, self.plan):
+        if len(self.plan) <= room and self.state.ends(self.plan, self._closer):
             return self.plan
         # Where room is short the plan is what will be written: then it is not pieced together.
         tail = self.plan if len(self.plan) + AMPLE <= room else ()
-        return self._closer.plan(self.matcher, room, self.tokens + run, tail)
+        return self._closer.plan(self.state.matcher, room, self.tokens + run, tail)
 
 
 class Allowed:
@@ -96,26 +97,24 @@ class Allowed:
     A token costs 0.5 us, all of 151,936 cost 35 us and sometimes 200.
     """
 
-    def __init__(self, matcher: LLMatcher, n_tokens: int, copying: Copying | None = None) -> None:
-        """Ask `matcher`, which has to stay where it is as long as this is asked.
+    def __init__(self, state: State, n_tokens: int, copying: Copying | None = None) -> None:
+        """Ask `state`, which has to stay where it is as long as this is asked.
 
         Tokens that `copying` does not take count only where it takes none.
         """
-        self._matcher = matcher
+        self._state = state
         self._n_tokens = n_tokens
         self._copying = copying
         self._tokens: NDArray[np.intp] | None = None
 
     def has(self, token: int) -> bool:
         """Tell whether the token may come next; an end of turn may where the answer may end."""
-        return self._matcher.validate_tokens([token]) == 1
+        return self._state.has(token)
 
     def tokens(self) -> NDArray[np.intp]:
         """Return every token that the grammar takes next."""
         if self._tokens is None:
-            mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-            bits = np.unpackbits(mask, bitorder="little")[: self._n_tokens]
-            self._tokens = np.flatnonzero(bits)
+            self._tokens = self._state.allowed(self._n_tokens)
         return self._tokens
 
     def best(self, row: NDArray[np.float32]) -> int:
@@ -156,15 +155,3 @@ def is_stuck(tokens: Sequence[int]) -> bool:
     return len(tail) == N_STUCK and any(
         tail[period:] == tail[:-period] for period in range(1, N_PERIOD + 1)
     )
-
-
-def forced(matcher: LLMatcher) -> list[int]:
-    """Consume and return the tokens that the grammar leaves no choice about.
-
-    Raises:
-        EngineError: the grammar became too complex for its engine.
-    """
-    run: list[int] = [] if matcher.is_stopped() else matcher.compute_ff_tokens()
-    if run and not matcher.consume_tokens(run):
-        raise EngineError(f"the grammar refused its own tokens: {matcher.get_error()}")
-    return run

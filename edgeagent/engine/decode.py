@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeagent import calls
 from edgeagent.engine.ahead import Ahead, Cancelled
-from edgeagent.engine.answer import Allowed, Answer, forced, is_stuck
+from edgeagent.engine.answer import Allowed, Answer, is_stuck
 from edgeagent.engine.branch import AGAIN, DeferralReader
 from edgeagent.engine.client import StepDone, StepRule
 from edgeagent.engine.context import N_BATCH, Context
@@ -154,8 +154,8 @@ class Decoder:
 
     def _begin(self, prompt: list[int], rule: StepRule) -> _Step:
         offered = rule.offered
-        matcher = self._grammars.matcher(offered)
-        tokens = forced(matcher)
+        state = self._grammars.state(offered)
+        tokens = state.force()
         # A budget that is too small must not turn into a deferral that nobody decided on.
         ways = [offered - {DEFER} or offered]
         if DEFER in offered:
@@ -164,7 +164,7 @@ class Decoder:
         # Only where even the shortest call is longer does it set the budget.
         budget = max(rule.max_tokens, len(tokens) + max(map(len, openings)))
         answer = Answer(
-            matcher, tokens, openings[0], budget, self._grammars.closer,
+            state, tokens, openings[0], budget, self._grammars.closer,
             self._context.vocabulary.ends,
         )  # fmt: skip
         if DEFER not in offered:
@@ -226,7 +226,7 @@ class Decoder:
         while row is not None:
             if step.copying is not None:
                 step.copying.read(step.answer.tokens)
-            allowed = Allowed(step.answer.matcher, len(row), step.copying)
+            allowed = Allowed(step.answer.state, len(row), step.copying)
             token = allowed.best(row)
             if not ahead.is_exact and allowed.is_close(row, token, ahead.close):
                 row = ahead.exact_row()
@@ -248,7 +248,7 @@ class Decoder:
             if step.answer.is_done:
                 break
             # Names are told apart row by row, so nothing is guessed before the verdict.
-            row = ahead.row(step.answer.matcher if step.verdict is not None else None)
+            row = ahead.row(step.answer.state if step.verdict is not None else None)
         yield from self._show(step)
 
     def _consult(
@@ -271,16 +271,16 @@ class Decoder:
         rule, old = step.rule, step.answer
         names = _when_deferred(rule) if step.verdict.deferred else rule.offered - {DEFER}
         written = old.tokens[: step.n_first]
-        matcher = self._grammars.matcher(names)
-        if matcher.try_consume_tokens(written) != len(written):
+        state = self._grammars.state(names)
+        if not state.take_all(written):
             raise EngineError("the grammars of one model begin with different tokens")
-        run = forced(matcher)
+        run = state.force()
         plan = self._opening(names, written + run)
         budget = max(old.budget, len(written) + len(run) + len(plan))
         if step.copying is not None:
             step.copying.restart()
         step.answer = Answer(
-            matcher, written + run, plan, budget, self._grammars.closer,
+            state, written + run, plan, budget, self._grammars.closer,
             self._context.vocabulary.ends,
         )  # fmt: skip
         yield from self._show(step)
@@ -291,7 +291,7 @@ class Decoder:
         if step.answer.is_done:
             return None
         # Where no name is forced, the row is the one that the verdict was read from.
-        return self._ahead.row(step.answer.matcher) if run else step.first_row
+        return self._ahead.row(step.answer.state) if run else step.first_row
 
     def _show(self, step: _Step) -> Iterator[Token]:
         tokens = step.answer.tokens

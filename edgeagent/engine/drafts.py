@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from llguidance import LLMatcher
-
 from edgeagent.engine.costs import Guess
 from edgeagent.engine.prompt import n_shared
+from edgeagent.engine.state import State
 
 N_KEY = 2
 """Tokens that a place must share with the end of the text to be looked at."""
@@ -92,30 +91,28 @@ class Odds:
 
 
 def guess(
-    lookup: Lookup, odds: Odds, matcher: LLMatcher, ends: Collection[int], most: int
+    lookup: Lookup, odds: Odds, state: State, ends: Collection[int], most: int
 ) -> list[Guess]:
     """Return at most `most` tokens that may follow, every one allowed by the grammar.
 
     Copies what follows the place that reads like the end of the text, with what the grammar
-    forces in between. Costs 20 us per token.
+    forces in between. Costs 20 us per token that the grammar is asked about, else 2.
     """
     place, n_same = lookup.find()
     text, guesses, chance = lookup.text, list[Guess](), 1.0
-    state = matcher.deep_copy() if n_same else matcher
+    ahead = state.copy()
     while n_same and place < len(text) and len(guesses) < most:
         token = text[place]
         chance *= odds.of(n_same)
-        if chance < LEAST_CHANCE or token in ends or not state.try_consume_tokens([token]):
+        if chance < LEAST_CHANCE or token in ends or not ahead.take(token):
             break
         guesses.append(Guess(token, chance, True, n_same))
         place, n_same = place + 1, n_same + 1
-        if state.is_stopped():
-            break
-        run = state.compute_ff_tokens()
-        if run and not state.consume_tokens(run):
+        run = ahead.forced()
+        if run and not ahead.take_all(run):
             break
         # The last run of an answer waits for the next prefill.
-        if state.is_stopped():
+        if ahead.is_stopped:
             break
         guesses += [Guess(forced, chance, False, n_same) for forced in run]
         if text[place : place + len(run)] != run:

@@ -18,8 +18,10 @@ from jsonschema.exceptions import SchemaError
 from llguidance import LLMatcher
 
 from edgeagent.engine.closing import Closer
+from edgeagent.engine.free_text import FreeText
 from edgeagent.engine.narrowing import narrowed, unsound
 from edgeagent.engine.shape import is_plain
+from edgeagent.engine.state import Memory, State
 from edgeagent.engine.vocabulary import Vocabulary
 from edgeagent.engine.wire import ID_SLOT, Wire
 from edgeagent.errors import EngineError, SchemaRefused
@@ -45,6 +47,8 @@ class Grammars:
         self._closer = Closer(vocabulary)
         self._matchers: dict[tuple[str, ...], LLMatcher] = {}
         self._tools: tuple[Tool, ...] = ()
+        self._free_text: FreeText | None = None
+        self._memories: dict[frozenset[str], Memory] = {}
         self._cheapest: dict[str, list[int] | None] = {}
         self._openings: dict[tuple[frozenset[str], tuple[int, ...]], list[int] | None] = {}
 
@@ -60,6 +64,8 @@ class Grammars:
             self._matchers.clear()
             self._cheapest.clear()
             self._openings.clear()
+            self._free_text = None
+            self._memories.clear()
             self._closer.know(())
 
     def check(self, tools: Sequence[Tool]) -> None:
@@ -102,6 +108,14 @@ class Grammars:
         if made.is_error():
             raise EngineError(f"{', '.join(key)}: {_reason(made.get_error())}")
         return made.deep_copy()
+
+    def state(self, names: frozenset[str]) -> State:
+        """Return where the grammar of the tools by these names begins."""
+        if self._free_text is None:
+            schemas = [narrowed(tool.parameters) for tool in self._tools]
+            self._free_text = FreeText(schemas, self._wire, self._vocabulary)
+        memory = self._memories.setdefault(names, Memory(self._free_text))
+        return State(self.matcher(names), memory)
 
     def opening(self, names: frozenset[str], written: Sequence[int] = ()) -> list[int] | None:
         """Return the tokens that complete the cheapest call after `written`; None if none does."""

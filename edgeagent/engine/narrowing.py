@@ -14,7 +14,7 @@ MAX_INTEGER = 2**53 - 1
 """Larger ones lose digits in JavaScript and in floats; 5,000-digit ones Python refuses to read."""
 MAX_NUMBER = 1e15
 
-_SCALAR: Mapping[str, Json] = {
+SCALAR: Mapping[str, Json] = {
     "anyOf": [
         {"type": "string"},
         {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER},
@@ -22,11 +22,12 @@ _SCALAR: Mapping[str, Json] = {
         {"type": "null"},
     ]
 }
+"""Any value but lists and objects; what arrays and objects hold that say nothing of it."""
 _ANYTHING: Mapping[str, Json] = {
     "anyOf": [
-        *_SCALAR["anyOf"],
-        {"type": "array", "items": _SCALAR},
-        {"type": "object", "additionalProperties": _SCALAR},
+        *SCALAR["anyOf"],
+        {"type": "array", "items": SCALAR},
+        {"type": "object", "additionalProperties": SCALAR},
     ]
 }
 _SAYS_WHAT = ("type", "enum", "const", "$ref", "anyOf", "oneOf")
@@ -86,7 +87,7 @@ def _narrow(schema: Json, *, is_part: bool) -> Json:
     if "object" in kinds and not any(key in out for key in _COMBINES):
         _close(out)
     if "array" in kinds and "items" not in out:
-        out["items"] = _SCALAR
+        out["items"] = SCALAR
     if "number" in kinds or "integer" in kinds:
         bound = MAX_NUMBER if "number" in kinds else MAX_INTEGER
         _bound(out, bound)
@@ -103,9 +104,9 @@ def _keyword(key: str, value: Json) -> Json:
     ):
         return {name: _narrow(item, is_part=False) for name, item in value.items()}
     if key == "items":
-        return _narrow(value, is_part=False) if value is not True else _SCALAR
+        return _narrow(value, is_part=False) if value is not True else SCALAR
     if key == "additionalProperties" and value is not False:
-        return _SCALAR if value is True or value == {} else _narrow(value, is_part=False)
+        return SCALAR if value is True or value == {} else _narrow(value, is_part=False)
     if key in ("anyOf", "oneOf", "prefixItems") and isinstance(value, list):
         return [_narrow(item, is_part=False) for item in value]
     if key == "allOf" and isinstance(value, list):
@@ -131,7 +132,7 @@ def _implied_type(schema: Mapping[str, Json]) -> Json:
 def _close(schema: dict[str, Json]) -> None:
     if "additionalProperties" not in schema:
         has_names = "properties" in schema or "patternProperties" in schema
-        schema["additionalProperties"] = False if has_names else _SCALAR
+        schema["additionalProperties"] = False if has_names else SCALAR
 
 
 def _bound(schema: dict[str, Json], bound: float) -> None:
