@@ -25,6 +25,8 @@ import torch
 
 from models.nano import induction
 from models.nano.batches import BUCKETS, Batch, Shard, batch, load
+from models.nano.fast import passes
+from models.nano.fast.passes import Pass
 from models.nano.model import Nano, Shape
 from models.nano.optim import optimizers
 from models.nano.windows import CALL, COPY, NAME
@@ -74,11 +76,10 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
-        self.forward: Any = self.model
 
-    def compile(self) -> None:
-        """Compile the network; each length of row takes half a minute when it first comes up."""
-        self.forward = compiled(self.model)
+    def prepare(self) -> None:
+        """Make ready to take steps without a crew."""
+        self._run = passes_of(self.model, self.device)
 
     def take(self, shards: Sequence[Shard], crew: Crew | None = None) -> Seen:
         """Take one step and return what was seen on the way; `crew` shares the passes."""
@@ -99,7 +100,7 @@ class Trainer:
     def _passes(self, shards: Sequence[Shard]) -> Seen:
         seen = Seen()
         for micro in range(self.recipe.n_micros):
-            seen.merge(one_pass(self.forward, shards, self.recipe, self.step, micro, self.device))
+            seen.merge(one_pass(self._run, shards, self.recipe, self.step, micro, self.device))
         return seen
 
     def save(self, path: Path) -> None:
@@ -127,27 +128,45 @@ class Trainer:
         self.step, self.n_tokens = state["step"], state["n_tokens"]
 
 
-def compiled(model: Nano) -> Any:
-    """Return the network compiled apart for every length of row."""
-    torch._dynamo.config.recompile_limit = 2 * len(BUCKETS)
-    return torch.compile(model, dynamic=False)
+class Plain:
+    """Passes through PyTorch's own operators, compiled apart for every length of row.
+
+    Each length takes half a minute when it first comes up.
+    """
+
+    def __init__(self, model: Nano, device: str) -> None:
+        torch._dynamo.config.recompile_limit = 2 * len(BUCKETS)
+        self._forward = torch.compile(model, dynamic=False)
+        self._device = device
+
+    def run(
+        self, ids: torch.Tensor, chosen: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return losses and correctness as `fast.passes.Pass` does; adds the gradients."""
+        with torch.autocast(self._device, torch.bfloat16):
+            losses, right = self._forward(ids, chosen, targets)
+        (losses * weights).sum().backward()
+        return losses.detach(), right
+
+
+def passes_of(model: Nano, device: str) -> Plain | Pass:
+    """Return the fastest way to take a pass through `model` here."""
+    return Pass(model) if device == "cpu" and passes.is_supported() else Plain(model, device)
 
 
 def one_pass(
-    forward: Any, shards: Sequence[Shard], recipe: Recipe, step: int, micro: int, device: str
+    way: Plain | Pass, shards: Sequence[Shard], recipe: Recipe, step: int, micro: int, device: str
 ) -> Seen:
     """Add the gradients of one pass, not yet divided by the weights, and return what was seen."""
     part = batch(
         shards, recipe.n_tokens, recipe.chosen, recipe.customer, (recipe.seed, step, micro)
     )
-    arrays = (part.ids, part.chosen, part.targets)
-    with torch.autocast(device, torch.bfloat16):
-        losses, right = forward(*(torch.from_numpy(array).to(device) for array in arrays))
-    (losses * torch.from_numpy(part.weights).to(device)).sum().backward()
+    arrays = (part.ids, part.chosen, part.targets, part.weights)
+    losses, right = way.run(*(torch.from_numpy(array).to(device) for array in arrays))
     seen = Seen()
     seen.sums["weight"] = float(part.weights.sum())
     seen.sums["tokens"] = float(part.n_tokens)
-    seen.add(part, losses.detach().cpu().numpy(), right.cpu().numpy())
+    seen.add(part, losses.cpu().numpy(), right.cpu().numpy())
     return seen
 
 
@@ -207,7 +226,7 @@ def _work(
     torch.set_num_threads(1)
     for weight, grad in zip(model.parameters(), grads, strict=True):
         weight.grad = grad
-    forward = compiled(model)
+    way = passes_of(model, "cpu")
     while True:
         try:
             step, seen = orders.get(timeout=60), Seen()
@@ -223,7 +242,7 @@ def _work(
                 counter.value += 1
             if micro >= recipe.n_micros:
                 break
-            seen.merge(one_pass(forward, shards, recipe, step, micro, "cpu"))
+            seen.merge(one_pass(way, shards, recipe, step, micro, "cpu"))
         reports.put(seen)
 
 
@@ -337,7 +356,7 @@ def main() -> None:
     if options["workers"] and options["device"] == "cpu":
         crew = Crew(trainer, shards, options["workers"])
     else:
-        trainer.compile()
+        trainer.prepare()
     run(trainer, shards, folder, options["every"], options["save_s"], crew)
 
 

