@@ -10,19 +10,13 @@
 // Products of neighbouring blocks stand between chunks of vector work, so that both go on at once.
 // bf16 in and out, float32 inside. One thread: a crew of processes shares the cores.
 // Source: the tiling of FlashAttention-2 (arXiv 2307.08691).
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <torch/extension.h>
-#include <unistd.h>
-
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <tuple>
 
+#include "tiles.h"
+
 namespace {
 
-typedef uint16_t bf;
 constexpr int D = 64, HQ = 4, HKV = 2, G = HQ / HKV;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 constexpr float SCALE = 0.125f, C2 = SCALE * LOG2E;
@@ -32,60 +26,6 @@ constexpr float NEG = -1e30f;
 constexpr int FKB = 64;  // forward: keys per block (32 queries)
 constexpr int BKB = 128, NS = 4,
               GQ = 32 * NS;  // backward: keys per block, query tiles per group (GQ <= 128)
-
-// Own asm with memory clobbers: GCC 12's _tile_loadd / _tile_loadconfig have none, and drop or move
-// stores.
-#define TL(t, p, s) asm volatile("tileloadd (%0,%1,1), %%tmm" #t::"r"(p), "r"((long)(s)) : "memory")
-#define TS(t, p, s) \
-  asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((long)(s)) : "memory")
-#define TZ(t) asm volatile("tilezero %%tmm" #t::)
-#define DP(c, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c::)
-
-struct alignas(64) TileCfg {
-  uint8_t palette, start_row, rsv[14];
-  uint16_t colsb[16];
-  uint8_t rows[16];
-};
-static const TileCfg kCfg = {
-    1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
-struct Session {  // tile configuration and flush-to-zero for the duration of a call
-  unsigned csr;
-  Session() {
-    static const bool ok = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-    TORCH_CHECK(ok, "no permission for AMX tiles");
-    csr = _mm_getcsr();
-    _mm_setcsr(csr | 0x8040);
-    asm volatile("ldtilecfg %0" ::"m"(kCfg) : "memory");
-  }
-  ~Session() {
-    asm volatile("tilerelease" ::: "memory");
-    _mm_setcsr(csr);
-  }
-};
-
-struct Arena {  // per-thread scratch, kept between calls
-  char* base = nullptr;
-  size_t cap = 0, off = 0;
-  ~Arena() { free(base); }
-  void begin(size_t need) {
-    if (need > cap) {
-      free(base);
-      cap = (need + 4095) / 4096 * 4096;
-      base = (char*)aligned_alloc(4096, cap);
-      TORCH_CHECK(base, "out of memory");
-    }
-    off = 0;
-  }
-  template <class T>
-  T* get(size_t n) {
-    T* p = (T*)(base + off);
-    off += (n * sizeof(T) + 63) / 64 * 64 + 192;  // small skew between buffers
-    TORCH_CHECK(off <= cap, "scratch overrun");
-    return p;
-  }
-};
-thread_local Arena arena;
 
 static inline __m512 exp2v(__m512 x) {   // relative error < 4e-6; 0 for very negative x
   __m512 f = _mm512_reduce_ps(x, 0x09);  // x - floor(x)
@@ -138,8 +78,7 @@ static inline void transpose16(__m512i* r) {  // 16x16 dwords in place
   }
 }
 
-// ---- packing: src rows of 64 bf16 at a token stride; rows T..Tp-1 are zero
-// -------------------------------
+// Packing: src rows of 64 bf16 at a token stride; rows T..Tp-1 are zero
 struct Src {
   const bf* p;
   long st;
@@ -281,8 +220,6 @@ static inline __attribute__((always_inline)) void mmXT(const bf* At, const bf* B
   TS(3, x + 768, 64);
 }
 
-// ---- forward
-// ----------------------------------------------------------------------------------------------
 struct FItem {
   int h, q, k0, nk;
 };
@@ -422,8 +359,6 @@ static void fwdHeads(const bf* Kn, const bf* Vt, bf* const Qp[G], int T, bf* con
   finish(prv);
 }
 
-// ---- backward
-// ---------------------------------------------------------------------------------------------
 struct BGroup {
   int kb, h, g;  // key block, head, group of GQ queries
 };
@@ -615,8 +550,6 @@ static void deltaRows(const Src& o, const Src& g, int Tp, float* delta) {
   }
 }
 
-// ---- tensors
-// ----------------------------------------------------------------------------------------------
 static at::Tensor fix(const at::Tensor& x, int H,
                       const char* name) {  // any batch / token strides will do
   TORCH_CHECK(x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 4 &&

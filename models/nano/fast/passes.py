@@ -63,7 +63,7 @@ class Pass:
     def __init__(self, model: Nano) -> None:
         self._model = model
         self._ops, self._attention = compiled("kernels"), compiled("attention")
-        self._products = compiled("products")
+        self._weights = compiled("gradient")
         for weight in model.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -96,7 +96,7 @@ class Pass:
         logits = picked @ head.t()
         loss, right, sums = ops.losses(logits, wanted)
         ops.losses_back(logits, wanted, sums, weights.reshape(-1)[learnt].contiguous())
-        self._products.gradient(logits, picked, model.embed_tokens.weight.grad)
+        self._weights.gradient(logits, picked, model.embed_tokens.weight.grad)
         d_states = torch.zeros_like(states).index_add_(0, rows, logits @ head)
         dx = torch.zeros_like(x)
         ops.norm_back(d_states, x, model.norm.weight, scales, dx, model.norm.weight.grad)
@@ -133,7 +133,7 @@ class Pass:
     ) -> None:
         ops, attention, mlp = self._ops, layer.self_attn, layer.mlp
         d = dx.bfloat16()
-        self._products.gradient(d, own.gated, mlp.down_proj.weight.grad)
+        self._weights.gradient(d, own.gated, mlp.down_proj.weight.grad)
         d_joined = ops.gate_back(d @ mlp.down_proj.weight.bfloat16(), own.joined2)
         self._share_out(d_joined, own.h2, mlp.gate_proj, mlp.up_proj)
         norm = layer.post_attention_layernorm.weight
@@ -141,7 +141,7 @@ class Pass:
         ops.norm_back(dh, own.x2, norm, own.scales2, dx, norm.grad)
 
         d = dx.bfloat16()
-        self._products.gradient(d, own.mixed, attention.o_proj.weight.grad)
+        self._weights.gradient(d, own.mixed, attention.o_proj.weight.grad)
         d_mixed = (d @ attention.o_proj.weight.bfloat16()).view(own.q.shape)
         mixed = own.mixed.view(own.q.shape)
         dq, dk, dv = self._attention.backward(d_mixed, own.q, own.k, own.v, mixed, own.lse)
@@ -159,7 +159,7 @@ class Pass:
     def _share_out(self, dy: Tensor, x: Tensor, *projections: Any) -> None:
         """Add the gradient of a joined projection to those of its parts."""
         grad = torch.zeros(dy.shape[1], x.shape[1])
-        self._products.gradient(dy, x, grad)
+        self._weights.gradient(dy, x, grad)
         at = 0
         for projection in projections:
             n = projection.weight.shape[0]
