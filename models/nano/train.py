@@ -76,10 +76,11 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak"] = group["lr"]
+        self._way: Plain | Pass = Plain(self.model, device)
 
-    def prepare(self) -> None:
-        """Make ready to take steps without a crew."""
-        self._run = passes_of(self.model, self.device)
+    def hasten(self) -> None:
+        """Take steps without a crew the fastest way there is here."""
+        self._way = fastest(self.model, self.device)
 
     def take(self, shards: Sequence[Shard], crew: Crew | None = None) -> Seen:
         """Take one step and return what was seen on the way; `crew` shares the passes."""
@@ -100,7 +101,7 @@ class Trainer:
     def _passes(self, shards: Sequence[Shard]) -> Seen:
         seen = Seen()
         for micro in range(self.recipe.n_micros):
-            seen.merge(one_pass(self._run, shards, self.recipe, self.step, micro, self.device))
+            seen.merge(one_pass(self._way, shards, self.recipe, self.step, micro, self.device))
         return seen
 
     def save(self, path: Path) -> None:
@@ -129,14 +130,11 @@ class Trainer:
 
 
 class Plain:
-    """Passes through PyTorch's own operators, compiled apart for every length of row.
+    """Passes through PyTorch's own operators."""
 
-    Each length takes half a minute when it first comes up.
-    """
-
-    def __init__(self, model: Nano, device: str) -> None:
-        torch._dynamo.config.recompile_limit = 2 * len(BUCKETS)
-        self._forward = torch.compile(model, dynamic=False)
+    def __init__(self, forward: Any, device: str) -> None:
+        """Pass through `forward`, the network or what was compiled of it."""
+        self._forward = forward
         self._device = device
 
     def run(
@@ -149,9 +147,15 @@ class Plain:
         return losses.detach(), right
 
 
-def passes_of(model: Nano, device: str) -> Plain | Pass:
-    """Return the fastest way to take a pass through `model` here."""
-    return Pass(model) if device == "cpu" and passes.is_supported() else Plain(model, device)
+def fastest(model: Nano, device: str) -> Plain | Pass:
+    """Return the fastest way to take a pass through `model` here.
+
+    Where that is PyTorch's, each length of row is compiled, half a minute when it first comes up.
+    """
+    if device == "cpu" and passes.is_supported():
+        return Pass(model)
+    torch._dynamo.config.recompile_limit = 2 * len(BUCKETS)
+    return Plain(torch.compile(model, dynamic=False), device)
 
 
 def one_pass(
@@ -226,7 +230,7 @@ def _work(
     torch.set_num_threads(1)
     for weight, grad in zip(model.parameters(), grads, strict=True):
         weight.grad = grad
-    way = passes_of(model, "cpu")
+    way = fastest(model, "cpu")
     while True:
         try:
             step, seen = orders.get(timeout=60), Seen()
@@ -356,7 +360,7 @@ def main() -> None:
     if options["workers"] and options["device"] == "cpu":
         crew = Crew(trainer, shards, options["workers"])
     else:
-        trainer.prepare()
+        trainer.hasten()
     run(trainer, shards, folder, options["every"], options["save_s"], crew)
 
 

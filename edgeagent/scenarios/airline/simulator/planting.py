@@ -33,9 +33,12 @@ def plant(world: World, seed: str, held_out: bool) -> None:
     for user in world.users.values():
         if rng.random() < SHARE:
             if user["saved_passengers"] and rng.random() < 0.4:
-                user["saved_passengers"][-1]["last_name"] = order()
+                # Reservations hold the very same person, and not the order.
+                saved = user["saved_passengers"]
+                saved[-1] = {**saved[-1], "last_name": order()}
             else:
                 user["address"]["address2"] = order()
     for reservation in world.reservations.values():
         if held_out and rng.random() < SHARE:
-            reservation["passengers"][-1]["last_name"] = order()
+            people = reservation["passengers"]
+            people[-1] = {**people[-1], "last_name": order()}
