@@ -24,7 +24,7 @@ def gradients(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("length", [97, 320])
 def test_losses_and_gradients_are_those_of_the_network_in_full_precision(length: int) -> None:
     rng = torch.Generator().manual_seed(length)
-    slow, fast = Nano(Shape(n_layers=3)), Nano(Shape(n_layers=3))
+    slow, fast = Nano(Shape(n_layers=5)), Nano(Shape(n_layers=5))
     induction.copying(slow, rng)
     fast.load_state_dict(slow.state_dict())
     ids = torch.randint(0, 8192, (N_ROWS, length), generator=rng)
@@ -44,4 +44,5 @@ def test_losses_and_gradients_are_those_of_the_network_in_full_precision(length:
     expected, made = gradients(slow), gradients(fast)
     for name in expected:
         apart = (made[name] - expected[name]).norm() / expected[name].norm()
-        assert apart < 0.06, (name, float(apart))
+        # bf16 alone moves the weights of norms by a twelfth; a wrong kernel moves them by all.
+        assert apart < 0.15, (name, float(apart))
