@@ -18,6 +18,8 @@ from torch import Tensor
 from models.nano.model import Nano, rope
 
 FOLDER = Path(__file__).parent
+HEADS = (4, 2, 64)
+"""Query heads, key heads and their width, as the kernels have them."""
 FLAGS = ("-O3", "-march=native", "-std=c++17")
 
 
@@ -61,6 +63,14 @@ class Pass:
     """Forward and back through one model; its weights are read anew for every pass."""
 
     def __init__(self, model: Nano) -> None:
+        """Pass through `model`.
+
+        Raises:
+            ValueError: its heads are not those that the kernels are written for.
+        """
+        shape = model.shape
+        if (shape.n_heads, shape.n_kv_heads, shape.head) != HEADS:
+            raise ValueError(f"the kernels are for {HEADS} heads, key heads and width: {shape}")
         self._model = model
         self._ops, self._attention = compiled("kernels"), compiled("attention")
         self._weights = compiled("gradient")
