@@ -19,7 +19,7 @@ class Shape:
     """Sizes of the network; rows are multiples of 256, so K-quants apply."""
 
     n_vocab: int = 8192
-    n_layers: int = 8
+    n_layers: int = 12
     width: int = 256
     n_heads: int = 4
     n_kv_heads: int = 2

@@ -90,7 +90,7 @@ def restart(build: Path, run: Path, tokenizer_folder: Path) -> None:
     """Write the tokenizer and `run/last.pt` at step 0."""
     reader = gguf.GGUFReader(build)
     tokenizer.write(tokenizer_folder, vocabulary(reader))
-    model = Nano(Shape())
+    model = Nano(Shape(n_layers=reader.fields["qwen3.block_count"].contents()))
     model.load_state_dict(weights(reader))
     run.mkdir(parents=True, exist_ok=True)
     state = {
