@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from edgeagent.scenarios.airline import backend
-from models.nano import augment, diet, retime, sgd, tau, values
+from models.nano import airline, augment, diet, retime, sgd, tau, values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
 from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
 
@@ -103,6 +104,28 @@ def test_a_prompt_is_a_prefix_of_every_later_one() -> None:
     prompts = [render(TALK[:n], DIALOGUE.tools) for n in range(len(TALK) + 1)]
     for shorter, longer in pairwise(prompts):
         assert longer.startswith(shorter)
+
+
+@pytest.mark.parametrize(
+    ("policy", "title"),
+    [
+        ("# A desk\n\nIt is May.\n- Be kind.", "# A desk\n"),
+        ("You serve tea. Be kind. Be quick.", "You serve tea\n"),
+        ("", ""),
+    ],
+)
+def test_of_the_policy_a_prompt_has_the_title_above_the_tools(policy: str, title: str) -> None:
+    text = render(TALK, (FIND,), policy=policy)
+    assert text.startswith(f"<|im_start|>system\n{title}FindRestaurants(")
+    assert "kind" not in text
+
+
+def test_most_lessons_are_under_the_desks_own_title_and_some_under_any_other() -> None:
+    policies = [d.policy for d in airline.dialogues(3, 80)]
+    n_own = policies.count(airline.POLICY)
+    assert n_own > 60
+    assert len(set(policies)) > 2
+    assert {d.policy for d in airline.dialogues(3, 20, "held_out")} == {airline.POLICY}
 
 
 def test_without_tools_there_is_no_system_block() -> None:
@@ -329,10 +352,11 @@ def test_a_choice_counts_more_than_a_set_phrase() -> None:
     assert weights.tolist() == pytest.approx([6, 0.5, 4, 6, 2, 0.3, 0.1, 6])
 
 
-def test_recorded_airline_conversations_stand_at_the_desk_and_begin_as_context(
+def test_recorded_airline_conversations_have_the_desks_tools_and_their_own_policy(
     tmp_path: Path,
 ) -> None:
     spoken = [
+        {"role": "system", "content": "# Another policy\n\nBe kind."},
         {"role": "user", "content": "Hi, cancel HAT123 please"},
         {"role": "assistant", "content": "Who are you?"},
         {"role": "user", "content": "mia_li_3668"},
@@ -346,8 +370,8 @@ def test_recorded_airline_conversations_stand_at_the_desk_and_begin_as_context(
     offered = [tool.name for tool in backend.description().tools]
     for dialogue in found:
         assert [t["function"]["name"] for t in dialogue.tools] == offered
-        learnt = [m.get("learn") for m in dialogue.messages if m["role"] == "assistant"]
-        assert learnt == ["nothing", None]
+        assert dialogue.policy == "# Another policy\n\nBe kind."
+        assert [m["role"] for m in dialogue.messages] == ["user", "assistant"] * 2
 
 
 def test_a_step_of_the_larger_model_is_context_and_no_lesson() -> None:
@@ -440,9 +464,8 @@ def test_sources_get_the_share_of_tokens_that_the_mix_gives_them(tmp_path: Path)
     assert 0.20 < n_tokens[0] / sum(n_tokens) < 0.30
 
 
-def test_renamed_people_are_renamed_everywhere() -> None:
-    from models.nano import airline
-
+def test_renamed_people_are_renamed_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airline, "SHARE_SLIPPED", 0)
     lessons = list(airline.dialogues(4, 30))
     originals = [airline.dialogue_of(episode) for episode in airline.episodes(4, 30, "train")]
     changed = 0
@@ -487,6 +510,49 @@ def test_a_build_gives_back_the_checkpoint_that_it_was_made_from(tmp_path: Path)
     # The network foresees most of what is forced by its format; random weights foresee nothing.
     right = (logits.argmax(-1) == torch.tensor(ids[1:])).float().mean()
     assert right > 0.4
+
+
+def test_a_network_that_has_grown_says_what_it_said_before(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    from models.nano import grow, train
+    from models.nano.model import Nano, Shape
+
+    shards = _shards(tmp_path)
+    shape = Shape(n_vocab=64, n_layers=4, width=32, n_heads=2, n_kv_heads=1, head=16, ffn=32)
+    recipe = train.Recipe(n_tokens=960, n_micros=1, chosen=0.75, warmup=2, steps=20, start="small")
+    trainer = train.Trainer(recipe, shape, "cpu")
+    for _ in range(2):
+        trainer.take(shards)
+    trainer.save(tmp_path / "last.pt")
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save(grow.grown(state, 6), tmp_path / "grown.pt")
+    deeper = train.Trainer(recipe, replace(shape, n_layers=6), "cpu")
+    deeper.restore(tmp_path / "grown.pt")
+    assert len(deeper.model.layers) == 6
+    ids = torch.arange(40)[None] % 64
+    with torch.no_grad():
+        before, after = (Nano.hidden(made.model, ids) for made in (trainer, deeper))
+    assert torch.equal(before, after)
+    # What the optimisers knew of a block went along with it.
+    matrices = [(n, w) for n, w in deeper.model.named_parameters() if w.ndim == 2]
+    names = [name for name, _ in matrices if "emb" not in name]
+    muon = deeper.optimizers[0]
+    known = [bool(muon.state[w]) for w in muon.param_groups[0]["params"]]
+    assert [name.split(".")[1] for name, has in zip(names, known, strict=True) if not has] == (
+        ["2"] * 7 + ["5"] * 7
+    )
+    deeper.take(shards)
+    assert deeper.model.layers[2].mlp.down_proj.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("n_new", [3, 9])
+def test_a_network_neither_shrinks_nor_more_than_doubles(n_new: int) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from models.nano import grow
+
+    assert grow.origins(4, 8) == [(n // 2, bool(n % 2)) for n in range(8)]
+    with pytest.raises(ValueError, match="cannot become"):
+        grow.origins(4, n_new)
 
 
 def test_an_average_lies_between_its_checkpoints(tmp_path: Path) -> None:

@@ -31,17 +31,23 @@ from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episo
 from models.nano import template, values
 from models.nano.dialogue import Dialogue
 from models.nano.sgd import Lines
+from models.nano.slips import SHARE as SHARE_SLIPPED
+from models.nano.slips import slipped
+from models.nano.titles import titled
 
 DRILLED = ("book", "add_bags", "passenger", "upgrade", "change_")
 """Beginnings of the kinds of wishes that end in a write with many arguments."""
 CONFIRMING = ("confirm_", "offer_certificate")
 """Beginnings of the replies that ask for a yes or no."""
+POLICY = backend.description().policy
 WRITES = frozenset(tool.name for tool in backend.description().tools if tool.kind is ToolKind.WRITE)
 """Tools that a yes sets off."""
 SHARE_RECORDED = 0.45
 """Of those answers and of the goodbyes, those that are said in recorded words."""
 SHARE_RENAMED = 0.6
 """Of the lessons, those whose people get invented names: the world has a few hundred of its own."""
+SHARE_TITLED = 0.94
+"""Of the lessons, those under the desk's own policy."""
 SHARE_WITH_REPLY = 0.2
 """Of the openings, those that are shown again with the result and the reply to it."""
 
@@ -84,13 +90,18 @@ def rounds(seed: int, n: int, lines: Lines | None = None) -> Iterator[Dialogue]:
 def _varied(
     lessons: Iterable[Episode], rng: Random, split: Split, lines: Lines | None
 ) -> Iterator[Dialogue]:
+    words = Random(rng.random())
     for episode in lessons:
-        dialogue = dialogue_of(episode if lines is None else _reworded(episode, lines, rng))
+        dialogue = dialogue_of(episode if lines is None else _reworded(episode, lines, words))
         if split == "train" and rng.random() < SHARE_RENAMED:
             dialogue = renamed(dialogue, rng)
         if rng.random() < 0.125:
             tools = tuple(rng.sample(dialogue.tools, len(dialogue.tools)))
-            dialogue = Dialogue(dialogue.source, tools, dialogue.messages)
+            dialogue = replace(dialogue, tools=tools)
+        if split == "train":
+            if rng.random() < SHARE_SLIPPED:
+                dialogue = slipped(dialogue, rng)
+            dialogue = titled(dialogue, rng, (dialogue.policy,), SHARE_TITLED)
         yield dialogue
 
 
@@ -106,6 +117,8 @@ def openings(seed: int, n: int) -> Iterator[Dialogue]:
         dialogue = dialogue_of(episode)
         if rng.random() < SHARE_RENAMED:
             dialogue = renamed(dialogue, rng)
+        dialogue = replace(dialogue, source="openings")
+        dialogue = titled(dialogue, rng, (dialogue.policy,), SHARE_TITLED)
         messages = dialogue.messages
         names = {
             at: message["tool_calls"][0]["function"]["name"]
@@ -116,10 +129,10 @@ def openings(seed: int, n: int) -> Iterator[Dialogue]:
         if names[first] == THINK:
             # The note on the wish says what the step behind it is for.
             first = min(at for at in names if at > first)
-        yield Dialogue("openings", dialogue.tools, messages[: first + 1])
+        yield replace(dialogue, messages=messages[: first + 1])
         replies = [at for at, name in names.items() if name == RESPOND and at > first]
         if replies and rng.random() < SHARE_WITH_REPLY:
-            yield Dialogue("openings", dialogue.tools, messages[: replies[0] + 1])
+            yield replace(dialogue, messages=messages[: replies[0] + 1])
 
 
 def renamed(dialogue: Dialogue, rng: Random) -> Dialogue:
@@ -135,7 +148,7 @@ def renamed(dialogue: Dialogue, rng: Random) -> Dialogue:
         return new.lower() if old.islower() else new
 
     messages = tuple(_mapped(message, partial(_NAME.sub, swap)) for message in dialogue.messages)
-    return Dialogue(dialogue.source, dialogue.tools, messages)
+    return replace(dialogue, messages=messages)
 
 
 def _mapped(message: template.Message, change: Callable[[str], str]) -> template.Message:
@@ -184,7 +197,7 @@ def dialogue_of(episode: Episode) -> Dialogue:
                 messages.append(template.result(content))
             case _:
                 pass
-    return Dialogue("airline", tuple(tools_of(episode.tools)), tuple(messages))
+    return Dialogue("airline", tuple(tools_of(episode.tools)), tuple(messages), POLICY)
 
 
 def tools_of(tools: Iterable[Tool]) -> Iterator[template.Tool]:

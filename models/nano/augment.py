@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -39,7 +40,7 @@ def canonical(dialogue: Dialogue) -> Dialogue:
             keys = [key for key in orders[name] if key in arguments]
             message = call(name, {key: arguments[key] for key in keys})
         messages.append(message)
-    return Dialogue(dialogue.source, dialogue.tools, tuple(messages))
+    return replace(dialogue, messages=tuple(messages))
 
 
 def replace_values(dialogue: Dialogue, rng: Random, vocabulary: tuple[str, ...]) -> Dialogue:
@@ -61,7 +62,7 @@ def replace_values(dialogue: Dialogue, rng: Random, vocabulary: tuple[str, ...])
         return pattern.sub(lambda match: lowered[match.group(0).lower()], text)
 
     messages = tuple(_map_text(message, swap) for message in dialogue.messages)
-    return Dialogue(dialogue.source, dialogue.tools, messages)
+    return replace(dialogue, messages=messages)
 
 
 def _open_values(dialogue: Dialogue) -> dict[str, str]:
@@ -147,7 +148,7 @@ def vary_tools(dialogue: Dialogue, rng: Random, others: Sequence[Tool]) -> Dialo
     if rng.random() < 0.6:
         rng.shuffle(tools)
     unique = {t["function"]["name"]: t for t in tools}
-    varied = Dialogue(dialogue.source, tuple(unique.values()), dialogue.messages)
+    varied = replace(dialogue, tools=tuple(unique.values()))
     return canonical(_rename(varied, rng) if rng.random() < 0.35 else varied)
 
 
@@ -172,7 +173,7 @@ def _rename(dialogue: Dialogue, rng: Random) -> Dialogue:
         else m
         for m in dialogue.messages
     )
-    return Dialogue(dialogue.source, tuple(tools), messages)
+    return replace(dialogue, tools=tuple(tools), messages=messages)
 
 
 def _snake(name: str) -> str:
@@ -188,4 +189,4 @@ def irrelevant(dialogue: Dialogue, request: str, rng: Random) -> Dialogue:
     names = [t["function"]["name"] for t in dialogue.tools if t["function"]["name"][0].isupper()]
     what = " or ".join(_snake(name).replace("_", " ") for name in names[:2]) or "something else"
     refusal = respond(rng.choice(_REFUSALS).format(what=what))
-    return Dialogue(dialogue.source, dialogue.tools, (user(request), refusal, *dialogue.messages))
+    return replace(dialogue, messages=(user(request), refusal, *dialogue.messages))

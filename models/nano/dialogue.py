@@ -15,6 +15,8 @@ class Dialogue:
     """Where it comes from; training reports a loss for each source."""
     tools: tuple[Tool, ...]
     messages: tuple[Message, ...]
+    policy: str = ""
+    """What the desk is told; the prompt shows its title."""
 
 
 _TEXT = {"type": "string"}

@@ -151,7 +151,8 @@ def curve(found: list[Step]) -> list[tuple[float, float, float]]:
 
 def tft(path: Path, job: Path) -> Iterator[Dialogue]:
     """Yield the conversations of a TFT file, results of services as tool results."""
-    tools = tuple(json.loads(job.read_text(encoding="utf-8"))["tools"])
+    described = json.loads(job.read_text(encoding="utf-8"))
+    tools, policy = tuple(described["tools"]), described["task_description"]
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         messages: list[template.Message] = []
@@ -169,7 +170,7 @@ def tft(path: Path, job: Path) -> Iterator[Dialogue]:
         answer = json.loads(row["answer"])
         messages.append(template.call(answer["name"], answer["parameters"]))
         # The file sorts arguments by name; the grammar writes them in the signature's order.
-        yield augment.canonical(Dialogue("tft", tools, tuple(messages)))
+        yield augment.canonical(Dialogue("tft", tools, tuple(messages), policy))
 
 
 def sgd_test(folder: Path) -> Iterator[Dialogue]:

@@ -21,14 +21,18 @@ from random import Random
 import numpy as np
 import tokenizers
 
+from edgeagent.scenarios import job
 from models.nano import airline, augment, diet, retime, sgd, tau
 from models.nano.choices import choices
 from models.nano.dialogue import Dialogue
 from models.nano.guide import lessons as guide
 from models.nano.orders import lessons as orders
+from models.nano.titles import titled
 from models.nano.windows import CALL, CHOICE, COPY, windows
 
 WORK = Path(__file__).parent / "work"
+SHARE_TITLED = 0.4
+"""Of the recorded conversations, those under the policy that the development file has."""
 
 
 def recorded_lines(folder: Path, development: Path | None) -> sgd.Lines:
@@ -46,6 +50,7 @@ def schema_guided(
 
     `services` is the beginning of a service's name that a dialogue must have; empty takes all.
     """
+    policies = (_policy(development),) if development else ()
     recorded = list(sgd.read(folder))
     conversations = sgd.tft_conversations(development) if development else []
     reasons = sgd.held_out(recorded, conversations)
@@ -67,7 +72,12 @@ def schema_guided(
             dialogue = augment.replace_values(dialogue, rng, vocabulary)
         if rng.random() < 0.04:
             dialogue = augment.irrelevant(dialogue, rng.choice(requests), rng)
-        yield augment.vary_tools(dialogue, rng, others)
+        yield titled(augment.vary_tools(dialogue, rng, others), rng, policies, SHARE_TITLED)
+
+
+def _policy(development: Path) -> str:
+    """Return the policy that the development file is answered under."""
+    return job.read(development.with_name("job_description.json")).policy
 
 
 def _vocabulary(recorded: list[sgd.Recorded]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from random import Random
 from typing import Any
@@ -66,7 +67,7 @@ def retimed(dialogue: Dialogue, rng: Random) -> Dialogue:
             messages.append(result(_exact(message["content"], {**times, **days})))
         else:
             messages.append(user(spoken(message["content"])))
-    return Dialogue(dialogue.source, dialogue.tools, tuple(messages))
+    return replace(dialogue, messages=tuple(messages))
 
 
 def _exact(text: str, new: dict[str, str]) -> str:

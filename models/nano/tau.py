@@ -13,7 +13,8 @@ import gzip
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -44,19 +45,8 @@ def dialogues(folder: Path) -> Iterator[Dialogue]:
         for line in lines:
             row = json.loads(line)
             if row["task_id"] % modulus != kept:
-                yield Dialogue("tau", offered, _from_the_second(_messages(row["messages"])))
-
-
-def _from_the_second(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """Return the messages, the assistant's first one as context only.
-
-    At a customer's first words nothing tells a record, whose assistant answers at once, from the
-    desk, whose assistant notes the wish. A nano that learnt both refused plain requests to book.
-    """
-    found = list(messages)
-    first = next(at for at, message in enumerate(found) if message["role"] == "assistant")
-    found[first] = {**found[first], "learn": "nothing"}
-    return tuple(found)
+                policy = str(row["messages"][0]["content"])
+                yield Dialogue("tau", offered, tuple(_messages(row["messages"])), policy)
 
 
 def lessons(folder: Path, rng: Random, n_copies: int = 10) -> Iterator[Dialogue]:
@@ -94,7 +84,7 @@ def varied(dialogue: Dialogue, rng: Random) -> Dialogue:
     people = "|".join(sorted(names, key=len, reverse=True))
     if people:
         text = re.sub(rf"(?<![A-Za-z])(?:{people})(?![A-Za-z])", lambda m: names[m[0]], text)
-    return Dialogue(dialogue.source, dialogue.tools, tuple(json.loads(text)))
+    return replace(dialogue, messages=tuple(json.loads(text)))
 
 
 def _messages(recorded: list[dict[str, object]]) -> Iterator[Message]:

@@ -36,13 +36,20 @@ def _template() -> jinja2.Template:
     return environment.from_string(TEMPLATE_FILE.read_text())
 
 
-def render(messages: Sequence[Message], tools: Sequence[Tool] = (), is_prompt: bool = False) -> str:
-    """Return the text of `messages`, after the tools' signatures if there are tools.
+def render(
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
+    is_prompt: bool = False,
+    policy: str = "",
+) -> str:
+    """Return the text of `messages`, behind the policy's title and the signatures of the tools.
 
     `is_prompt` adds the opening of the assistant's next step.
     """
     return _template().render(
-        messages=list(messages), tools=list(tools) or None, add_generation_prompt=is_prompt
+        messages=[{"role": "system", "content": policy}, *messages],
+        tools=list(tools) or None,
+        add_generation_prompt=is_prompt,
     )
 
 

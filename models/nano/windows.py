@@ -62,7 +62,7 @@ class Window:
 
 def pieces(dialogue: Dialogue, encoder: Encoder) -> tuple[Piece, list[Piece]]:
     """Return the tools' piece and one piece for each message."""
-    tools = _plain(render((), dialogue.tools), encoder, 0)
+    tools = _plain(render((), dialogue.tools, policy=dialogue.policy), encoder, 0)
     is_recorded = dialogue.source in RECORDED
     return tools, [_piece(message, encoder, is_recorded) for message in dialogue.messages]
 

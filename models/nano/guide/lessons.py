@@ -21,6 +21,11 @@ from models.nano.dialogue import Dialogue
 from models.nano.guide import spoken
 from models.nano.guide.spoken import say_day, say_party, say_time
 from models.nano.template import Message, call, respond, result, user
+from models.nano.titles import titled
+
+POLICY = backend.description().policy
+SHARE_TITLED = 0.6
+"""Of the conversations, those under the guide's own policy."""
 
 PRICES = ("inexpensive", "moderate", "expensive", "very expensive")
 
@@ -79,7 +84,8 @@ def dialogues(rng: Random, n: int) -> Iterator[Dialogue]:
         offered = list(tools())
         if rng.random() < 0.5:
             rng.shuffle(offered)
-        yield Dialogue("guide", tuple(offered), tuple(table.messages))
+        dialogue = Dialogue("guide", tuple(offered), tuple(table.messages))
+        yield titled(dialogue, rng, (POLICY,), SHARE_TITLED)
 
 
 def _find(table: _Table) -> None:

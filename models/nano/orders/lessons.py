@@ -69,7 +69,8 @@ def lessons(seed: int, n: int, split: Split = "train") -> Iterator[Lesson]:
         order = tools()
         if rng.random() < SHARE_SHUFFLED:
             order = tuple(rng.sample(order, len(order)))
-        dialogue = Dialogue("orders", order, tuple(desk.messages))
+        policy = backend.description().policy
+        dialogue = Dialogue("orders", order, tuple(desk.messages), policy)
         yield Lesson(dialogue, kinds, language, tuple(desk.orders), desk.last_ticket)
     books.close()
 
