@@ -181,7 +181,7 @@ def test_a_slip_is_an_error_that_the_same_tool_puts_right_and_nobody_learns(
                 n_slips += 1
                 result = messages[2 * at + 1]
                 assert isinstance(result, ResultMessage)
-                assert result.is_error
+                assert result.is_error or result.content == "[]"
                 assert calls[at + 1][0] == calls[at][0]
                 assert calls[at + 1][1] != calls[at][1]
     assert n_slips >= 3

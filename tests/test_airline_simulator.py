@@ -172,8 +172,9 @@ def test_the_expert_breaks_no_rule_except_by_trying_a_balance(
 ) -> None:
     kinds = {tool.name: tool.kind for tool in lessons[0].tools}
     for episode in (*lessons, *reserved):
-        for message in episode.conversation:
-            if isinstance(message, ResultMessage) and kinds[message.name] is ToolKind.WRITE:
+        results = [m for m in episode.conversation if isinstance(m, ResultMessage)]
+        for label, message in zip(episode.labels, results, strict=True):
+            if kinds[message.name] is ToolKind.WRITE and label.by != "slip":
                 assert not message.is_error or "payment_balance" in message.content
 
 

@@ -31,8 +31,6 @@ from edgeagent.scenarios.airline.simulator.episodes import Episode, Split, episo
 from models.nano import template, values
 from models.nano.dialogue import Dialogue
 from models.nano.sgd import Lines
-from models.nano.slips import SHARE as SHARE_SLIPPED
-from models.nano.slips import slipped
 from models.nano.titles import titled
 
 DRILLED = ("book", "add_bags", "passenger", "upgrade", "change_")
@@ -99,8 +97,6 @@ def _varied(
             tools = tuple(rng.sample(dialogue.tools, len(dialogue.tools)))
             dialogue = replace(dialogue, tools=tools)
         if split == "train":
-            if rng.random() < SHARE_SLIPPED:
-                dialogue = slipped(dialogue, rng)
             dialogue = titled(dialogue, rng, (dialogue.policy,), SHARE_TITLED)
         yield dialogue
 
@@ -191,7 +187,7 @@ def dialogue_of(episode: Episode) -> Dialogue:
                 if label.by != "expert":
                     step["learn"] = "nothing"
                 elif label.is_masked:
-                    step["learn"] = "arguments"
+                    step["learn"] = "without deferring"
                 messages.append(step)
             case ResultMessage(name=name, content=content) if name != RESPOND:
                 messages.append(template.result(content))

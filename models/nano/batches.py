@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.nano.windows import CALL, CHOICE, COPY, CUSTOMER, NAME, REPLY
+from models.nano.windows import BARRED, CALL, CHOICE, COPY, CUSTOMER, NAME, REPLY
 
 FIRST_WEIGHT = 6.0
 COPY_WEIGHT = 2.0
@@ -42,6 +42,8 @@ class Shard:
     ends: NDArray[np.int64]
     buckets: tuple[NDArray[np.int64], ...]
     """Numbers of the windows of each bucket."""
+    deferral: int
+    """The first token of the deferral tool's name."""
 
     def window(self, index: int) -> slice:
         """Return where window `index` lies."""
@@ -60,6 +62,8 @@ class Batch:
     """(rows, K): places whose next token is learnt."""
     targets: NDArray[np.int64]
     """(rows, K)"""
+    barred: NDArray[np.int64]
+    """(rows, K): a token that could not stand there, -1 where any could."""
     weights: NDArray[np.float32]
     """(rows, K): most for what a call is judged by, 0 for filling."""
     flags: NDArray[np.int64]
@@ -76,7 +80,8 @@ def load(folder: Path, shares: dict[str, float]) -> list[Shard]:
         ends = arrays["ends"]
         numbers = np.searchsorted(BUCKETS[:-1], np.diff(ends, prepend=0))
         buckets = tuple(np.flatnonzero(numbers == bucket) for bucket in range(len(BUCKETS)))
-        shards.append(Shard(name, share, arrays["ids"], arrays["flags"], ends, buckets))
+        deferral = int(arrays["deferral"])
+        shards.append(Shard(name, share, arrays["ids"], arrays["flags"], ends, buckets, deferral))
     return shards
 
 
@@ -134,7 +139,7 @@ def _filled(
     shape = (len(rows), n_chosen)
     chosen, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     weights, kept = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
-    sources = np.zeros(shape, np.int64)
+    sources, barred = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
     for row, (source, _) in enumerate(rows):
         calls = np.flatnonzero(flags[row, 1:] & CALL)
         words = np.flatnonzero(flags[row, 1:] & CUSTOMER)
@@ -143,7 +148,8 @@ def _filled(
         chosen[row, :n], targets[row, :n] = places, ids[row, places + 1]
         kept[row, :n], sources[row] = flags[row, places + 1], source
         weights[row, :n] = _weights(kept[row, :n], places, customer)
-    return Batch(ids, n_tokens, chosen, targets, weights, kept, sources)
+        barred[row, :n][kept[row, :n] & BARRED > 0] = shards[source].deferral
+    return Batch(ids, n_tokens, chosen, targets, barred, weights, kept, sources)
 
 
 def _weights(

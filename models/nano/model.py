@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+IMPOSSIBLE = -1e4
+"""Logit of a token that could not follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -136,14 +139,19 @@ class Nano(nn.Module):
         """Return (..., n_vocab) for states (..., width)."""
         return functional.linear(hidden, self.embed_tokens.weight)
 
-    def forward(self, ids: Tensor, chosen: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, chosen: Tensor, targets: Tensor, barred: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return loss in nats and correctness of the tokens after the `chosen` places.
 
-        `chosen` int64 (B, K) are places in each row, `targets` (B, K) the tokens that follow.
+        `chosen` int64 (B, K) are places in each row, `targets` (B, K) the tokens that follow,
+        `barred` (B, K) a token that could not follow there, or -1.
         Only there is the head computed: most tokens of a window are not learnt.
         """
         states = self.hidden(ids)
         picked = states.gather(1, chosen[..., None].expand(-1, -1, states.shape[-1]))
         logits = self.logits(picked).float()
+        rows = barred >= 0
+        logits[rows, barred[rows]] = IMPOSSIBLE
         losses = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view_as(targets), logits.detach().argmax(-1) == targets

@@ -1,7 +1,7 @@
 """Text to token shards: one `.npz` for each source, made of windows of at most N tokens.
 
-A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see windows.py) and `ends`
-(int64, where each window ends).
+A shard holds `ids` (uint16, all windows end to end), `flags` (uint8, see windows.py), `ends`
+(int64, where each window ends) and `deferral` (the first token of that tool's name).
 
     python -m models.nano.prepare --sgd DIR --tau DIR --held-out TFT_FILE --tokens 1024
     python -m models.nano.prepare --airline 9000 --openings 4000 --lines SGD --tokens 3072
@@ -21,6 +21,7 @@ from random import Random
 import numpy as np
 import tokenizers
 
+from edgeagent.messages import DEFER
 from edgeagent.scenarios import job
 from models.nano import airline, augment, diet, retime, sgd, tau
 from models.nano.choices import choices
@@ -108,7 +109,10 @@ def write(name: str, dialogues: Iterable[Dialogue], folder: Path, n_max: int, se
     all_flags[choices(all_ids, all_flags)] |= CHOICE
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.npz"
-    np.savez(partial, ids=all_ids, flags=all_flags, ends=np.array(ends, np.int64))
+    deferral = np.int64(encoder.encode(DEFER).ids[0])
+    np.savez(
+        partial, ids=all_ids, flags=all_flags, ends=np.array(ends, np.int64), deferral=deferral
+    )
     os.replace(partial, folder / f"{name}.npz")
     in_calls = (all_flags & CALL > 0).mean()
     print(

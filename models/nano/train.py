@@ -138,11 +138,16 @@ class Plain:
         self._device = device
 
     def run(
-        self, ids: torch.Tensor, chosen: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        chosen: torch.Tensor,
+        targets: torch.Tensor,
+        barred: torch.Tensor,
+        weights: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return losses and correctness as `fast.passes.Pass` does; adds the gradients."""
         with torch.autocast(self._device, torch.bfloat16):
-            losses, right = self._forward(ids, chosen, targets)
+            losses, right = self._forward(ids, chosen, targets, barred)
         (losses * weights).sum().backward()
         return losses.detach(), right
 
@@ -165,7 +170,7 @@ def one_pass(
     part = batch(
         shards, recipe.n_tokens, recipe.chosen, recipe.customer, (recipe.seed, step, micro)
     )
-    arrays = (part.ids, part.chosen, part.targets, part.weights)
+    arrays = (part.ids, part.chosen, part.targets, part.barred, part.weights)
     losses, right = way.run(*(torch.from_numpy(array).to(device) for array in arrays))
     seen = Seen()
     seen.sums["weight"] = float(part.weights.sum())

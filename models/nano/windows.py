@@ -27,6 +27,8 @@ REPLY = 16
 """The words of a recorded person's reply: one of many that would have done."""
 CHOICE = 32
 """A token of a call that does not follow from the few before it; see choices.py."""
+BARRED = 64
+"""The first token of a tool's name where deferring was not offered: it takes no part there."""
 RECORDED = ("sgd", "tau", "guide")
 """Sources whose replies people wrote; elsewhere replies follow rules."""
 
@@ -99,8 +101,9 @@ def _call_piece(message: Message, text: str, encoder: Encoder, is_recorded: bool
     end_of_name = len(CALL_OPENING) + len(function["name"])
     for i in range(begin, n):
         if starts[i] < end_of_name:
-            # Where deferring was not offered, the choice of the tool is no lesson.
-            flags[i] = 0 if learn == "arguments" else flags[i] | NAME
+            flags[i] |= NAME
+            if learn == "without deferring" and i == begin:
+                flags[i] |= BARRED
         elif is_recorded and function["name"] == "respond_to_user":
             flags[i] |= REPLY if flags[i] else 0
     piece = Piece(list(encoding.ids), flags, text, False)

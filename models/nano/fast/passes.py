@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.nano.model import Nano, rope
+from models.nano.model import IMPOSSIBLE, Nano, rope
 
 FOLDER = Path(__file__).parent
 HEADS = (4, 2, 64)
@@ -80,7 +80,7 @@ class Pass:
 
     @torch.no_grad()
     def run(
-        self, ids: Tensor, chosen: Tensor, targets: Tensor, weights: Tensor
+        self, ids: Tensor, chosen: Tensor, targets: Tensor, barred: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return loss in nats and correctness of the tokens after the chosen places, (B, K) each.
 
@@ -104,6 +104,9 @@ class Pass:
         head = model.embed_tokens.weight.bfloat16()
         picked = states[rows]
         logits = picked @ head.t()
+        impossible = barred.reshape(-1)[learnt]
+        at = torch.nonzero(impossible >= 0).reshape(-1)
+        logits[at, impossible[at]] = IMPOSSIBLE
         loss, right, sums = ops.losses(logits, wanted)
         ops.losses_back(logits, wanted, sums, weights.reshape(-1)[learnt].contiguous())
         self._weights.gradient(logits, picked, model.embed_tokens.weight.grad)

@@ -225,7 +225,7 @@ def hard(desk: Desk) -> bool:
         return False
     told = [one for one in ids.values() if one.removeprefix("OD-") in text]
     return _ticket(
-        desk, "r_offline", "hard", "normal", {"orders": ", ".join(told)}, learn="arguments"
+        desk, "r_offline", "hard", "normal", {"orders": ", ".join(told)}, learn="without deferring"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -232,16 +233,34 @@ class Desk:
         return outcome.content if name == TRANSFER else json.loads(outcome.content)
 
     def _slip(self, name: str, arguments: Mapping[str, Json]) -> None:
-        """Call a look-up with an argument that was copied wrongly; the right call comes next."""
+        """Call a tool with an argument that was copied wrongly; the right call comes next."""
         for key, value in arguments.items():
-            if key in ("user_id", "reservation_id") and name.startswith("get_"):
-                wrong = {**arguments, key: miscopied(str(value), self._rng)}
+            if key in ("user_id", "reservation_id"):
+                wrong = self._wrong_id(name, str(value))
             elif key == "origin" and name.startswith("search_"):
-                wrong = {**arguments, key: CITIES[str(value)]}
+                wrong = CITIES[str(value)]
+                if name == "search_direct_flight" and self._rng.random() < 0.5:
+                    wrong = arguments["destination"]
             else:
                 continue
-            self._record(name, wrong, Label(name, by="slip"), self._act)
+            if wrong is not None:
+                self._record(name, {**arguments, key: wrong}, Label(name, by="slip"), self._act)
             return
+
+    def _wrong_id(self, name: str, right: str) -> str | None:
+        """Return an id that is nobody's; None if there is none to mistake the right one for.
+
+        A write goes wrong with an id of another kind only: it must not reach another record.
+        """
+        text = "\n".join(
+            said.text if isinstance(said, UserMessage) else said.content
+            for said in self.messages
+            if isinstance(said, UserMessage | ResultMessage)
+        )
+        others = sorted({word for word in _ID.findall(text) if _kind(word) != _kind(right)})
+        if name.startswith("get_") and (not others or self._rng.random() < 0.4):
+            return miscopied(right, self._rng)
+        return self._rng.choice(others) if others else None
 
     def _record(
         self, name: str, arguments: Mapping[str, Json], label: Label, act: Act
@@ -253,6 +272,18 @@ class Desk:
         self.messages += [CallMessage((call,)), result]
         self.labels.append(label)
         return outcome
+
+
+_ID = re.compile(
+    r"[a-z]+(?:_[a-z]+)*_\d+|HAT\d{3}|\d{4}-\d\d-\d\d|(?<![A-Z0-9])(?=[A-Z0-9]*\d)[A-Z0-9]{6}\b"
+)
+
+
+def _kind(word: str) -> str:
+    """Return what an id is the id of, as far as its form tells."""
+    if "_" in word:
+        return "payment" if word.startswith(("credit", "gift", "certificate")) else "user"
+    return "reservation" if len(word) == 6 and not word.startswith("HAT") else "flight"
 
 
 DEFERRED = '{"deferred": true}'

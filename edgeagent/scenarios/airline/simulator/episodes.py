@@ -35,8 +35,8 @@ N_USERS = {"train": 40, "held_out": 160}
 
 HARD_TURNS: tuple[HardTurns, ...] = ("end", "larger", "offline")
 HARD_WEIGHTS = (56, 16, 28)
-SLIPS = 0.02
-"""Of the look-ups, those that go wrong first, so that putting a call right is learnt."""
+SLIPS = 0.04
+"""Of the calls that name an id or a city, those that go wrong first: righting one is learnt."""
 
 
 @dataclass(frozen=True, slots=True)
