@@ -98,6 +98,43 @@ def test_what_nobody_said_ends_where_it_departs(arguments: Json, up_to: str) -> 
     assert found.endswith(up_to)
 
 
+SHOWN: Conversation = (
+    UserMessage("mia_li_3668, about K8CIQ5 and FQGTHR, with gift_card_1111111"),
+    ResultMessage(
+        "call_000000000001", "get_reservation_details",
+        '{"reservation_id": "K8CIQ5", "user_id": "mia_li_3668", "flights": [{"flight_number":'
+        ' "HAT085"}], "paid": [{"payment_id": "credit_card_2222222"}], "seat": "B12"}',
+    ),
+    UserMessage("zoe_no_1111 comes along"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "own", "others"),
+    [
+        ("user_id", ("mia_li_3668", "zoe_no_1111", "FQGTHR", "B12"),
+         ("HAT085", "K8CIQ5", "credit_card_2222222", "gift_card_1111111")),
+        ("payment_id", ("credit_card_2222222", "gift_card_1111111"), ("mia_li_3668", "HAT085")),
+        ("reservation_id", ("K8CIQ5", "FQGTHR"), ("HAT085", "credit_card_2222222")),
+    ],
+)  # fmt: skip
+def test_what_results_have_shown_under_one_key_is_no_value_of_another(
+    key: str, own: tuple[str, ...], others: tuple[str, ...]
+) -> None:
+    dialect = Dialect(copied_ids=("user_id", "reservation_id", "payment_id", "flight_number"))
+    copying = Copying(SHOWN, dialect, HERMES, BYTES)
+    for word in own:
+        assert copying.has(list(call({key: word}).encode())), word
+    for word in others:
+        assert not copying.has(list(call({key: word}).encode())), word
+
+
+def test_an_id_that_belongs_elsewhere_is_better_than_none() -> None:
+    shown = (ResultMessage("call_000000000001", "look", '{"flight_number": "HAT085"}'),)
+    assert refused_at(call({"user_id": "HAT085"}), shown) is None
+    assert refused_at(call({"user_id": "HAT086"}), shown) is not None
+
+
 def test_where_nothing_was_said_nothing_has_to_be_copied() -> None:
     hello = (UserMessage("?"),)
     assert refused_at(call({"user_id": "anybody_1", "first_name": "Ann"}), hello) is None

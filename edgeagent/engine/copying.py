@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -79,6 +79,7 @@ class Copying:
         self._said: list[str] = []
         self._replied: list[str] = []
         codes: set[str] = set()
+        owners = _Owners(dialect.copied_ids)
         for message in conversation:
             match message:
                 case UserMessage(text):
@@ -86,13 +87,18 @@ class Copying:
                     codes |= _codes(text)
                 case ResultMessage(name=name, content=content) if name != RESPOND:
                     self._said.append(content)
+                    owners.learn(content)
                 case CallMessage(calls):
                     replies = (call.arguments for call in calls if call.name == RESPOND)
                     self._replied += [str(reply.get("message", "")) for reply in replies]
                 case _:
                     pass
-        self._ids = Words(codes.union(*map(_ids_of, self._said)))
-        self._id_keys = frozenset(key.encode() for key in dialect.copied_ids)
+        ids = codes.union(*map(_ids_of, self._said))
+        self._ids = Words(ids)
+        self._ids_of = {
+            key.encode(): Words(owners.without_others(ids, key)) for key in dialect.copied_ids
+        }
+        self._id_keys = frozenset(self._ids_of)
         self._word_keys = frozenset(key.encode() for key in dialect.copied_words)
         self._keys = self._id_keys | self._word_keys
         self._between = wire.between.encode()
@@ -159,9 +165,8 @@ class Copying:
         """Tell whether a value may go on with the byte, or end where it is a quote."""
         word, is_end = place.word, byte not in _WORD
         if place.key in self._id_keys:
-            return not self._ids or (
-                word in self._ids if byte == _QUOTE else self._ids.begin(word + bytes((byte,)))
-            )
+            ids = self._ids_of[place.key] or self._ids
+            return not ids or (word in ids if byte == _QUOTE else ids.begin(word + bytes((byte,))))
         if place.key in self._word_keys:
             if is_end:
                 return not word or not self._words or word in self._words
@@ -224,9 +229,54 @@ class _Place(NamedTuple):
 _OUTSIDE = _Place()
 
 
+class _Owners:
+    """Which key an id belongs to, as far as results have shown it under one.
+
+    A flight's number is no user id, even if it is the only word that a model thinks of. What no
+    result has shown under any key, as what a customer has just said, may be anything.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        names = "|".join(map(re.escape, keys))
+        self._values = re.compile(rf'"({names})":\s*"([^"\\]+)"') if keys else None
+        self._words: dict[str, set[str]] = {key: set() for key in keys}
+        self._forms: dict[str, set[str]] = {key: set() for key in keys}
+
+    def learn(self, content: str) -> None:
+        """Take in a result."""
+        for key, value in _keyed(self._values, content) if self._values else ():
+            self._words[key].add(value)
+            if "_" in value:
+                self._forms[key].add(_form(value))
+
+    def without_others(self, ids: Iterable[str], key: str) -> frozenset[str]:
+        """Return the ids that may be the value of `key`."""
+        forms = _union(self._forms, key) - self._forms[key] if self._forms[key] else set()
+        words = _union(self._words, key) - self._words[key]
+        return frozenset(
+            word for word in ids
+            if word not in words and not ("_" in word and forms and _form(word) in forms)
+        )  # fmt: skip
+
+
+def _union(of_keys: Mapping[str, set[str]], but: str) -> set[str]:
+    return {one for key, own in of_keys.items() if key != but for one in own}
+
+
+@lru_cache(maxsize=4096)
+def _form(word: str) -> str:
+    """Return what ids joined by underscores have in common: `a_a_0000` for `mia_li_3668`."""
+    return re.sub(r"\d", "0", re.sub(r"[A-Za-z]+", "a", word))
+
+
 def _last_byte(text: bytes) -> int:
     stripped = text.rstrip()
     return stripped[-1] if stripped else 0
+
+
+@lru_cache(maxsize=256)
+def _keyed(values: re.Pattern[str], text: str) -> list[tuple[str, str]]:
+    return values.findall(text)
 
 
 @lru_cache(maxsize=256)
