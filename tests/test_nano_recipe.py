@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from edgeagent import gguf_header
 from edgeagent.scenarios.airline import backend
-from models.nano import airline, augment, diet, retime, sgd, tau, values
+from models.nano import airline, augment, diet, retime, sgd, tau, template, values
 from models.nano.dialogue import DEFER_TOOL, RESPOND_TOOL, Dialogue
 from models.nano.template import CALL_OPENING, call, render, respond, result, tool, user
 
@@ -486,6 +487,11 @@ def test_renamed_people_are_renamed_everywhere() -> None:
                 assert user_id in said
             said += after
     assert changed > 30
+
+
+def test_the_build_in_the_tree_reads_prompts_as_its_lessons_were_written() -> None:
+    header = gguf_header.read(template.TEMPLATE_FILE.with_name("nano-q8_0.gguf"))
+    assert header.text("tokenizer.chat_template") == template.TEMPLATE_FILE.read_text("utf-8")
 
 
 def test_a_build_gives_back_the_checkpoint_that_it_was_made_from(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ SIZES = (1, 2, 3, 4, 8, 16)
 MAX_PASS = 16
 """Tokens per pass beyond which nothing is guessed: every further one costs the same."""
 DRIFT = 0.25
-"""Kernels round differently for a token read by itself and one read among others. Of 3,808 places
+"""Kernels round differently for a token read by itself and one read among others. Of 3,944 places
 in nano's answers (Q8_0, K f16, no flash attention) the distance of the two best tokens differed in
-45 %, by 0.12 at most; this is twice that. With K q8_0, or flash attention, the rows are the same
-to the bit."""
+47 %, by 0.14 at most; this is nearly twice that. With K q8_0, or flash attention, the rows are the
+same to the bit."""
 LEAST_CLOSE, CAUTION = 1e-3, 8.0
 MOST_SPREAD = 1.5
 """Between the two least times of a size; on a quiet machine they differ by a few percent."""

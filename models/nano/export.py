@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.nano.model import Shape
+from models.nano.template import TEMPLATE_FILE
 
 WORK = Path(__file__).parent / "work"
 MAX_POSITIONS = 4096
@@ -62,8 +63,11 @@ def export(checkpoint: Path, tokenizer: Path, out: Path) -> None:
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     generation = {"eos_token_id": [config["eos_token_id"]], "do_sample": False}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer / name, out / name)
+    shutil.copyfile(tokenizer / "tokenizer.json", out / "tokenizer.json")
+    # Lessons were rendered with the template as it is now; the folder's may be an older one.
+    told = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    told["chat_template"] = TEMPLATE_FILE.read_text(encoding="utf-8")
+    (out / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
