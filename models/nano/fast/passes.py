@@ -34,8 +34,10 @@ def compiled(name: str) -> Any:
 
 
 def is_supported() -> bool:
-    """Tell whether this processor can run the kernels."""
-    return bool(torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported())
+    """Tell whether this process can run the kernels."""
+    has_tiles = torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()
+    # Where a model has run in this process, the kernel refuses the tiles (engine/amx.py).
+    return bool(has_tiles and torch.cpu._init_amx())
 
 
 @dataclass(slots=True)
