@@ -247,7 +247,10 @@ def test_nano_writes_the_same_under_every_setting(flash_attention: bool, k_type:
 
 def test_choices_that_are_close_are_made_token_by_token(nano: Pair) -> None:
     """With every choice called close the rows are the plain loop's to the bit."""
-    asked, how = nano.prompt("Book HAT001 for mia_li_3668, HAT001."), rule(90, offered=NAMES - {DEFER})
+    asked, how = (
+        nano.prompt("Book HAT001 for mia_li_3668, HAT001."),
+        rule(90, offered=NAMES - {DEFER}),
+    )
     plain = nano.plain(asked, how)
     made = Pair(nano.context, TOOLS)
     before = nano.context.n_passes
