@@ -280,10 +280,10 @@ _ID = re.compile(
 
 
 def _kind(word: str) -> str:
-    """Return what an id is the id of, as far as its form tells."""
+    """Return what an id is the id of, as far as its form tells; flights and days are other."""
     if "_" in word:
         return "payment" if word.startswith(("credit", "gift", "certificate")) else "user"
-    return "reservation" if len(word) == 6 and not word.startswith("HAT") else "flight"
+    return "reservation" if len(word) == 6 and not word.startswith("HAT") else "other"
 
 
 DEFERRED = '{"deferred": true}'
