@@ -55,6 +55,7 @@ def book(desk: Desk) -> Utterance:
     cabin = desk.ask("cabin", "ask_cabin")
     passengers = _passengers(desk, user)
     n_seats = len(passengers)
+    _note_trip(desk, trip, return_date, cabin, passengers)
     flights = choose(desk, trip, cabin, n_seats, "offer_flights")
     if return_date:
         back = {"origin": trip["destination"], "destination": trip["origin"], "date": return_date}
@@ -76,6 +77,18 @@ def book(desk: Desk) -> Utterance:
             return desk.say("booked", reservation_id=booked["reservation_id"])
         if (desk.slots["bags"], desk.slots["insurance"]) == (n_bags, insurance):
             return desk.say("nothing_done")
+
+
+def _note_trip(
+    desk: Desk, trip: dict[str, Json], return_date: str, cabin: str, passengers: list[Json]
+) -> None:
+    """Note what was told in many answers: search, offer and booking are written from it."""
+    way = f"round trip, back {return_date}" if return_date else "one way"
+    people = wording.numbered(f"{p['first_name']} {p['last_name']} {p['dob']}" for p in passengers)
+    desk.think(
+        f"trip {trip['origin']} to {trip['destination']} {trip['date']}; {way}; "
+        f"{wording.cabin(cabin)}; passengers {people}"
+    )
 
 
 def choose(desk: Desk, trip: dict[str, Json], cabin: str, n_seats: int, reply: str) -> list[Json]:

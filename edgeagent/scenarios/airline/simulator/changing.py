@@ -27,6 +27,7 @@ def change_flight(desk: Desk) -> Utterance:
     day = records.date(desk, "ask_new_date")
     trip = {"origin": old["origin"], "destination": old["destination"], "date": day}
     n_passengers = len(found["passengers"])
+    _note_move(desk, found, at, day)
     chosen = choose(desk, trip, found["cabin"], n_passengers, "offer_flights")
     prices = [flight["prices"][found["cabin"]] for flight in chosen]
     _note_prices(desk, list(zip(chosen, prices, strict=True)), [old], found)
@@ -110,10 +111,13 @@ def change_passenger(desk: Desk) -> Utterance:
     found = _live_reservation(desk)
     change = desk.ask("new_passenger", "ask_new_passenger")
     new = {key: change["new"][key] for key in ("first_name", "last_name", "dob")}
-    passengers = [
-        new if change["old"] is None or _is_named(passenger, change["old"]) else passenger
-        for passenger in found["passengers"]
-    ]
+    old = change["old"]
+    leaving = [p for p in found["passengers"] if old is None or _is_named(p, old)]
+    desk.think(
+        f"new {new['first_name']} {new['last_name']} {new['dob']}; "
+        f"for {wording.people(leaving) or 'nobody'}"
+    )
+    passengers = [new if passenger in leaving else passenger for passenger in found["passengers"]]
     reservation_id = found["reservation_id"]
     names = wording.people(passengers)
     told = {"reservation_id": reservation_id, "passengers": wording.people_and_births(passengers)}
@@ -205,6 +209,21 @@ def _difference(desk: Desk, new: list[int], old: list[int], n_passengers: int) -
     """Return what the change costs; below zero is a refund."""
     terms = " + ".join(map(str, new)) + "".join(f" - {price}" for price in old)
     return desk.calculate(terms if n_passengers == 1 else f"{n_passengers} * ({terms})")
+
+
+def _note_move(desk: Desk, found: Json, at: int, day: Json) -> None:
+    """Note which flight of the reservation is moved to which day and which ones stay."""
+    flights = found["flights"]
+    old = flights[at]
+    stays = ", ".join(
+        f"{i} {flight['flight_number']} {flight['date']}"
+        for i, flight in enumerate(flights, start=1)
+        if flight is not old
+    )
+    desk.think(
+        f"moves {at + 1} {old['flight_number']} {old['origin']} to {old['destination']} "
+        f"{old['date']} {old['price']}; to {day}; stays {stays or 'none'}"
+    )
 
 
 def _note_prices(desk: Desk, new: list[tuple[Json, int]], old: list[Json], found: Json) -> None:

@@ -22,7 +22,7 @@ from edgeagent.scenarios.airline.simulator import expert, planting, wanting
 from edgeagent.scenarios.airline.simulator.customer import Customer
 from edgeagent.scenarios.airline.simulator.desk import Desk, HardTurns, Label, ToolRefused
 from edgeagent.scenarios.airline.simulator.goals import Goal
-from edgeagent.scenarios.airline.world import World
+from edgeagent.scenarios.airline.world import CABINS, World
 
 Split: TypeAlias = Literal["train", "held_out"]
 DrawGoal: TypeAlias = Callable[[World, random.Random, bool], Goal]
@@ -37,6 +37,8 @@ HARD_TURNS: tuple[HardTurns, ...] = ("end", "larger", "offline")
 HARD_WEIGHTS = (56, 16, 28)
 SLIPS = 0.04
 """Of the calls that name an id or a city, those that go wrong first: righting one is learnt."""
+SOLD_OUT = 0.3
+"""Of the flights of a day in a training world, those with one cabin full, beside chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,18 @@ def make_world(world_seed: str, split: Split) -> World:
     """Return the world of a block of episodes; about 60 ms."""
     world = data.generate(world_seed, N_USERS[split], 3 * N_USERS[split], N_FLIGHTS)
     planting.plant(world, world_seed, held_out=split == "held_out")
+    if split == "train":
+        _sell_out(world, world_seed)
     return world
+
+
+def _sell_out(world: World, world_seed: str) -> None:
+    """Leave no seat in some cabins, so that a full flight is met more often than by chance."""
+    rng = random.Random(f"sold out {world_seed}")
+    for flight in world.flights.values():
+        for day in flight["dates"].values():
+            if "available_seats" in day and rng.random() < SOLD_OUT:
+                day["available_seats"][rng.choice(CABINS)] = 0
 
 
 class Bench:
