@@ -20,7 +20,7 @@ def gradients(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not passes.is_supported(), reason="this processor has no matrix tiles")
+@pytest.mark.skipif(not passes.is_supported(), reason="this processor has no AVX512-BF16")
 @pytest.mark.parametrize("length", [97, 320])
 def test_losses_and_gradients_are_those_of_the_network_in_full_precision(length: int) -> None:
     rng = torch.Generator().manual_seed(length)

@@ -1,1 +1,1 @@
-"""Training passes for processors with matrix tiles, several times as fast as PyTorch's own."""
+"""Training passes for processors with matrix tiles or AVX512-BF16, faster than PyTorch's own."""

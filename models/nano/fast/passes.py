@@ -34,10 +34,11 @@ def compiled(name: str) -> Any:
 
 
 def is_supported() -> bool:
-    """Tell whether this process can run the kernels."""
-    has_tiles = torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()
+    """Tell whether this process can run the kernels; without tiles they do with AVX512-BF16."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return False
     # Where a model has run in this process, the kernel refuses the tiles (engine/amx.py).
-    return bool(has_tiles and torch.cpu._init_amx())
+    return bool(not torch.cpu._is_amx_tile_supported() or torch.cpu._init_amx())
 
 
 @dataclass(slots=True)
