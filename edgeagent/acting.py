@@ -61,6 +61,8 @@ class Actor:
     ) -> None:
         self.must_answer = False
         """The model repeats itself; only talking to the customer is left to it."""
+        self.waited_s = 0.0
+        """For the person's answers; no part of what the turn took."""
         self._tools = tools
         self._kinds = {tool.name: tool.kind for tool in tools}
         self._backend = backend
@@ -85,7 +87,9 @@ class Actor:
     def ask(self, needed: ApprovalNeeded) -> Generator[Event, None, Decision]:
         """Ask the person, which may take as long as the person does."""
         yield needed
+        asked = time.monotonic()
         decision = self._approve(needed)
+        self.waited_s += time.monotonic() - asked
         if self._cancel.is_set():  # whoever cancels has not agreed
             decision = Decision.REFUSE
         yield ApprovalGiven(needed.call.id, needed.question, decision)

@@ -257,7 +257,7 @@ class _Turn:
             log.info("turn failed=%r n_steps=%d tier=%s", str(error), self.n_steps, self.tier)
             yield TurnFailed(str(error))
             return
-        ms = (time.monotonic() - started) * 1000
+        ms = (time.monotonic() - started - self.actor.waited_s) * 1000
         log.info("turn stop=%s n_steps=%d tier=%s ms=%.0f", stop, self.n_steps, self.tier, ms)
         usage = replace(self.usage, bytes_sent=self._bytes_sent() - sent_before)
         yield TurnEnded(stop, Stats(self.n_steps, ms, usage))

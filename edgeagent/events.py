@@ -183,6 +183,7 @@ class Stats:
 
     n_steps: int = 0
     ms: float = 0.0
+    """Without the time that the person took to allow or refuse something."""
     usage: Usage = field(default_factory=Usage)
     """Sums over the steps; `n_prompt` and `n_ctx` are those of the last local step."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -240,6 +241,19 @@ def test_always_is_remembered_for_that_tool_and_for_the_session() -> None:
         Decision.ALWAYS,
         Decision.REFUSE,
     ]
+
+
+def test_what_the_person_takes_to_answer_is_no_part_of_the_turns_time() -> None:
+    def approve(needed: ApprovalNeeded) -> Decision:
+        time.sleep(1)
+        return Decision.ONCE
+
+    turns = Turns(
+        Scripted(call("cancel", reservation_id="a"), reply("Done.")), agent(Desk()), approve=approve
+    )
+    end = turns.turn()[-1]
+    assert isinstance(end, TurnEnded)
+    assert 0 < end.stats.ms < 900
 
 
 def test_a_refused_write_is_told_to_the_model_and_the_turn_goes_on() -> None:
