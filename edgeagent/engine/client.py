@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from edgeagent import errors
+from edgeagent.engine import waiting
 from edgeagent.engine.protocol import Failed, Finished, Kind, Request
 from edgeagent.engine.tables import Table
 from edgeagent.errors import EdgeAgentError, EngineDied, ModelLoadError
@@ -296,9 +297,7 @@ class Engine:
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         environment = {
-            # Threads that wait for each other by spinning stand still together when the machine
-            # has other work: nano on 2 busy cores wrote 11 tokens per second spinning, 349 not.
-            "OMP_WAIT_POLICY": "passive",
+            **waiting.ENVIRONMENT,
             **os.environ,
             # Else ggml starts a debugger on itself when it aborts.
             "GGML_NO_BACKTRACE": "1",

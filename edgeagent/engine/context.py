@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.engine.waiting import Waiting
 from edgeagent.errors import EngineError
 
 N_BATCH = 128
@@ -32,7 +33,7 @@ class Context:
     Holds `log`, the tokens in the context, in order; memory and log always agree.
     """
 
-    def __init__(self, pointer: Any, vocabulary: Vocabulary, n_ctx: int) -> None:
+    def __init__(self, pointer: Any, vocabulary: Vocabulary, n_ctx: int, waiting: Waiting) -> None:
         self._pointer = pointer
         self._memory = llama.llama_get_memory(pointer)
         self._batch = llama.llama_batch_init(N_BATCH, 0, 1)
@@ -52,6 +53,7 @@ class Context:
         """Whether `keep` can drop any last part; otherwise it drops everything."""
         self._n_threads = llama.llama_n_threads(pointer)
         self._n_threads_batch = llama.llama_n_threads_batch(pointer)
+        self._waiting = waiting
 
     def keep(self, n: int) -> int:
         """Drop what follows the first `n` tokens; return how many are left.
@@ -88,6 +90,7 @@ class Context:
         # llama.cpp would read two tokens with the threads that are meant for a hundred.
         many = self._n_threads if n <= MAX_PASS else self._n_threads_batch
         llama.llama_set_n_threads(self._pointer, self._n_threads, many)
+        self._waiting.look()
         status = llama.llama_decode(self._pointer, batch)
         self.n_passes += 1
         self.log.extend(tokens)

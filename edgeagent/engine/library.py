@@ -23,6 +23,7 @@ from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.tables import K_TYPES, Setting, Table, untuned
 from edgeagent.engine.tuning import Subject, context_params
 from edgeagent.engine.vocabulary import Vocabulary
+from edgeagent.engine.waiting import Crowd, Waiting, others
 from edgeagent.errors import ModelLoadError
 
 DEFAULT_N_CTX = 8192
@@ -79,8 +80,10 @@ def open_model(
     size_bytes, name = header.size_bytes, header.text("general.name") or path.stem
     template, quant = header.text("tokenizer.chat_template"), _quant(header)
     del header  # 150,000 tokens and as many merges take 30 MB in Python
-    model = load_weights(path, is_mapped=holding.is_mapped, repacks=holding.repacks)
     few, many = threads(size_bytes, n_threads)
+    waiting = Waiting(many, Crowd(), others)
+    model = load_weights(path, is_mapped=holding.is_mapped, repacks=holding.repacks)
+    waiting.look()
     default = Setting(few, k_type=holding.k_type)
     is_small = size_bytes < _SMALL
     # strlen of "" is 0 and of "\x01" is 1: an abort callback that never waits for Python.
@@ -100,7 +103,7 @@ def open_model(
     pointer = _make_context(model, path, params)
     abort(pointer)
     vocabulary = Vocabulary(llama.llama_model_get_vocab(model))
-    context = Context(pointer, vocabulary, n_ctx)
+    context = Context(pointer, vocabulary, n_ctx, waiting)
     return Opened(
         context,
         table,

@@ -39,7 +39,7 @@ class Scripted(Context):
 
     def __init__(self, under: Context) -> None:
         """Take the memory of `under`, which must not be used any more."""
-        super().__init__(under._pointer, under.vocabulary, under.n_ctx)
+        super().__init__(under._pointer, under.vocabulary, under.n_ctx, under._waiting)
         self.script: list[int] = []
         """What the log is to become; the turn ends behind it."""
         self._start = 0
