@@ -71,6 +71,16 @@ def test_it_looks_twice_a_second_and_sooner_at_first(machine: Machine) -> None:
     assert machine.n_looks == 1 + 2  # at the start, after a tenth, and after another half second
 
 
+def test_what_was_seen_before_a_pause_tells_nothing(machine: Machine) -> None:
+    threads = Waiting(4, machine.crowd, machine.seen)
+    machine.goes_on(30.0, 4.0)
+    threads.look()
+    assert not machine.crowd.is_gathered
+    machine.goes_on(0.2, 4.0)
+    threads.look()
+    assert machine.crowd.is_gathered
+
+
 def test_a_machine_that_tells_nothing_is_left_alone(machine: Machine) -> None:
     threads = Waiting(4, machine.crowd, lambda: None)
     machine.goes_on(1.0, 4.0)

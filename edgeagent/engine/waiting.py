@@ -25,6 +25,8 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
 """Of a process whose threads wait so; about 50 us awake."""
 INTERVAL_S, FIRST_S = 0.5, 0.1
 """Between two looks at the machine, and before the first: shorter ones see single ticks."""
+STALE_S = 2.0
+"""After such a pause what was seen before it tells nothing; the first look comes anew."""
 SPARE = 0.25
 """Processors that other programs may use before that counts as busy: the app itself draws."""
 
@@ -94,10 +96,14 @@ class Waiting:
 
     def look(self) -> None:
         """Look at the machine, if that is due: 50 us twice a second."""
-        if self._before is None or time.monotonic() - self._before.at_s < self._due_s:
-            return
-        before, self._before, self._due_s = self._before, self._seen(), INTERVAL_S
         if self._before is None:
+            return
+        passed_s = time.monotonic() - self._before.at_s
+        if passed_s < self._due_s:
+            return
+        before, self._before = self._before, self._seen()
+        self._due_s = INTERVAL_S if passed_s < STALE_S else FIRST_S
+        if self._before is None or passed_s >= STALE_S:
             return
         n_busy = (self._before.others_s - before.others_s) / (self._before.at_s - before.at_s)
         if n_busy > self._n_free + SPARE:
