@@ -48,7 +48,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(waiting.time, "monotonic", lambda: machine.now_s)
-    monkeypatch.setattr(waiting, "_allowed", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(waiting, "processors", lambda: {0, 1, 2, 3})
     return machine
 
 

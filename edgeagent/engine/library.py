@@ -23,7 +23,7 @@ from edgeagent.engine.costs import MAX_PASS
 from edgeagent.engine.tables import K_TYPES, Setting, Table, untuned
 from edgeagent.engine.tuning import Subject, context_params
 from edgeagent.engine.vocabulary import Vocabulary
-from edgeagent.engine.waiting import Crowd, Waiting, others
+from edgeagent.engine.waiting import Crowd, Waiting, others, processors
 from edgeagent.errors import ModelLoadError
 
 DEFAULT_N_CTX = 8192
@@ -117,7 +117,7 @@ def open_model(
 
 def physical_cores() -> int:
     """Return the cores that this process may use, hyper-threads counted once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = processors()
     cores: set[tuple[str, str]] = set()
     try:
         blocks = Path("/proc/cpuinfo").read_text().strip().split("\n\n")
@@ -129,7 +129,7 @@ def physical_cores() -> int:
         if "core id" in facts and int(facts.get("processor", -1)) in allowed:
             cores.add((facts.get("physical id", "0"), facts["core id"]))
     # ARM boards list no core ids and have no hyper-threads.
-    return len(cores) or len(allowed) or os.cpu_count() or 1
+    return len(cores) or len(allowed)
 
 
 def threads(size_bytes: int, asked: int | None) -> tuple[int, int]:

@@ -176,6 +176,7 @@ def _worker(log: Any) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
     ours, theirs = socket.socketpair()
     set_path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     environment = {
+        # Nothing looks here whether the machine is busy (waiting.py), so threads sleep at once.
         "OMP_WAIT_POLICY": "passive",
         **os.environ,
         "GGML_NO_BACKTRACE": "1",

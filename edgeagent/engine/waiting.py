@@ -59,7 +59,7 @@ class Crowd:
 
     def gather(self) -> None:
         """Send the others to sleep; nothing where libgomp is not in use."""
-        if self._libgomp is None or self._thread is not None:
+        if self._libgomp is None or self.is_there:
             return
         self._leave, has_come = threading.Event(), threading.Event()
         self._thread = threading.Thread(
@@ -71,7 +71,7 @@ class Crowd:
     def _stay(self, leave: threading.Event, has_come: threading.Event) -> None:
         # They belong to this thread, and go when it ends. free(NULL) does nothing.
         nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
-        self._libgomp.GOMP_parallel(nothing, None, len(_allowed()) + 1, 0)
+        self._libgomp.GOMP_parallel(nothing, None, len(processors()) + 1, 0)
         has_come.set()
         leave.wait()
 
@@ -90,7 +90,7 @@ class Waiting:
     def __init__(self, n_threads: int, crowd: Crowd, seen: Seen) -> None:
         """Decide for passes of `n_threads` threads by what is `seen` of the machine."""
         self._crowd, self._seen = crowd, seen
-        self._n_free = len(_allowed()) - n_threads
+        self._n_free = len(processors()) - n_threads
         self._before = seen()
         self._due_s = FIRST_S
 
@@ -124,7 +124,8 @@ def _libgomp() -> Any:
     return found
 
 
-def _allowed() -> set[int]:
+def processors() -> set[int]:
+    """Return the processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
